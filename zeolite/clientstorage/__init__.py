@@ -1,0 +1,1 @@
+"""The client: a ZODB storage whose data are on a server."""

@@ -1,0 +1,247 @@
+"""Staying connected: the reader thread.
+
+    connect -> handshake -> register -> verify -> tell the database
+            -> read until the connection is lost -> again
+
+The reader thread owns the order: whatever the server says takes effect in it, in
+the order in which it arrived.  Callers write their own requests and wait.
+"""
+
+import contextlib
+import logging
+import random
+import threading
+
+from ZODB.POSException import ReadOnlyError
+
+from ..errors import ClientDisconnected, ProtocolError
+from ..wire import messages
+from ..wire.channel import ConnectionLost, PeerSilent, PlainChannel
+from . import addresses
+from .link import Link, deadline_in
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a server may take nothing of what is sent to it.
+STALL_TIMEOUT = 60
+
+#: Seconds that a server has to say which protocol it speaks.
+HANDSHAKE_TIMEOUT = 10
+
+
+class Refused(Exception):
+    """The server will not have this client, now and later."""
+
+
+#: Why a connection may be lost or not come about.
+_EXPECTED = (Refused, ConnectionLost, ProtocolError, ClientDisconnected, OSError)
+
+
+class Connection:
+    """Keeps one link to one of several addresses.
+
+    `owner` is told what happens, in the reader thread:
+
+    - `owner.verify(ask, tid)` when registered with the server, whose last commit
+      is `tid`; `ask(name, *args)` makes a call;
+    - `owner.connected(info)`, `owner.disconnected()`;
+    - `owner.invalidated(tid, oids)` and `owner.informed(info)`.
+
+    `register` has the arguments for the server; `poll` is the delay in seconds
+    between attempts, `wait_timeout` how long callers wait for a connection.
+    """
+
+    def __init__(self, owner, addrs, register, wait_timeout, poll, label=None):
+        self._owner = owner
+        self._addresses = addrs
+        self._register = register
+        self._wait_timeout = wait_timeout
+        self._poll = poll
+        self._label = label
+        self._condition = threading.Condition()  # Guards all of the below.
+        self._closed = False
+        self._connecting = None
+        self._link = None
+        self._reasons = {}
+        self._refused = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"zeolite-reader-{register[0]}", daemon=True
+        )
+
+    # Any thread.
+
+    def start(self):
+        """Begin to connect."""
+        self._thread.start()
+
+    def close(self):
+        """Disconnect for good and end the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+            for link in (self._link, self._connecting):
+                if link is not None:
+                    link.end()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def is_connected(self):
+        return self._link is not None
+
+    def link(self):
+        """Return the link, waiting for one up to `wait_timeout` seconds.
+
+        Raises `ClientDisconnected` with the reasons why there is none.
+        """
+        return self._link or self._wait_for_link(stop_if_refused=False)
+
+    def first_link(self):
+        """Like `link`, but do not wait for servers that have refused."""
+        return self._wait_for_link(stop_if_refused=True)
+
+    def _wait_for_link(self, stop_if_refused):
+        if threading.current_thread() is self._thread:
+            raise ClientDisconnected("the reader thread cannot wait for itself")
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._link or self._closed or stop_if_refused and self._refused,
+                self._wait_timeout,
+            )
+            if self._link is not None:
+                return self._link
+            if self._closed:
+                raise ClientDisconnected("the storage is closed")
+            raise ClientDisconnected(self._why())
+
+    def _why(self):
+        if not self._reasons:
+            names = ", ".join(map(addresses.text, self._addresses))
+            return f"{names}: no answer within {self._wait_timeout:g} seconds"
+        return "; ".join(
+            f"{addresses.text(address)}: {reason}"
+            for address, reason in self._reasons.items()
+        )
+
+    # The reader thread.
+
+    def _run(self):
+        while not self._closed:
+            link = None
+            try:
+                link = self._connect()
+                if link is not None:
+                    self._read(link)
+            except Exception as error:
+                self._failed(link.address, error)
+            finally:
+                self._lose(link)
+            with self._condition:
+                if not self._closed:
+                    self._condition.wait(self._poll * random.uniform(0.75, 1.25))
+
+    def _connect(self):
+        """Return a link that is ready, or None."""
+        refused = 0
+        attempts = addresses.connect(
+            self._addresses, lambda: not self._closed, self._failed
+        )
+        with contextlib.closing(attempts):
+            for address, sock in attempts:
+                link = Link(PlainChannel(sock, STALL_TIMEOUT), address)
+                try:
+                    self._greet(link)
+                    return link
+                except Exception as error:
+                    refused += isinstance(error, Refused)
+                    self._failed(address, error)
+                    self._lose(link)
+        with self._condition:
+            self._refused = refused == len(self._addresses)
+            self._condition.notify_all()
+        return None
+
+    def _greet(self, link):
+        """Register with the server and bring the owner up to date."""
+        with self._condition:
+            self._connecting = link
+            if self._closed:
+                link.end()
+        try:
+            link.handshake(deadline_in(HANDSHAKE_TIMEOUT))
+        except PeerSilent:
+            raise ConnectionLost("the server does not say what it speaks") from None
+        early = []
+
+        def ask(name, *args):
+            call = link.call(name, args)
+            while not call.is_done:
+                self._take(link, link.receive(), early)
+            return call.wait()
+
+        try:
+            tid = ask("register", *self._register)
+        except (ReadOnlyError, ValueError) as error:
+            reason = str(error) or "the storage is read-only there"
+            raise Refused(reason) from error
+        if self._label:
+            link.post(messages.encode_one_way("set_client_label", (self._label,)))
+        info = ask("get_info")
+        tid = self._owner.verify(ask, tid)
+        # What was committed while the owner was verified.
+        for args in early:
+            if args[0] > tid:
+                self._owner.invalidated(*args)
+        self._owner.connected(info)
+        with self._condition:
+            self._connecting = None
+            self._link = link
+            self._reasons.clear()
+            self._condition.notify_all()
+        logger.info("%s: connected to storage %s", link.name, self._register[0])
+
+    def _read(self, link):
+        while True:
+            self._take(link, link.receive())
+
+    def _take(self, link, message, early=None):
+        message_id, flag, name, args = message
+        if name == messages.REPLY:
+            link.reply(message_id, flag, args)
+        elif name == "invalidateTransaction":
+            tid, oids = args
+            if early is None:
+                self._owner.invalidated(tid, oids)
+            else:
+                early.append((tid, oids))
+        elif name == "info":
+            if early is None:
+                self._owner.informed(*args)
+        else:
+            raise ProtocolError(f"the server called {name[:50]!r}")
+
+    def _failed(self, address, error):
+        if not isinstance(error, _EXPECTED):
+            logger.error("%s: an error in the client", self._name(), exc_info=error)
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        with self._condition:
+            if self._closed:
+                return
+            news = self._reasons.get(address) != reason
+            self._reasons[address] = reason
+        level = logging.WARNING if news else logging.DEBUG
+        logger.log(level, "%s: %s", addresses.text(address), reason)
+
+    def _lose(self, link):
+        if link is None:
+            return
+        with self._condition:
+            was_connected = self._link is link
+            self._link = self._connecting = None
+            reason = self._reasons.get(link.address, "the storage is closed")
+        link.lose(reason)
+        if was_connected:
+            self._owner.disconnected()
+
+    def _name(self):
+        return f"storage {self._register[0]}"

@@ -1,0 +1,216 @@
+"""One connection to a server, from the handshake until it is lost.
+
+Any thread calls; the reader thread receives.  A call is entered before it is
+sent, and leaves the table with its reply or when the connection is lost,
+whichever comes first, so that nobody waits for ever.
+"""
+
+import functools
+import itertools
+import threading
+import time
+
+from ..errors import ClientDisconnected, ProtocolError
+from ..wire import messages
+from ..wire.channel import ConnectionLost
+from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
+from . import addresses
+
+
+class Call:
+    """A call that waits for its reply.
+
+    `on_reply` is called with the result in the reader thread, before whoever
+    waits wakes up; what it returns is the call's result.  Several threads may
+    wait.
+    """
+
+    __slots__ = ("_done", "_error", "_result", "is_done", "key", "on_reply")
+
+    def __init__(self, on_reply=None, key=None):
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._result = self._error = None
+        self.is_done = False
+        self.on_reply = on_reply
+        #: What `Link.load` shares it by.
+        self.key = key
+
+    def wait(self):
+        """Wait for the reply; return the result or raise the error."""
+        self._done.acquire()
+        self._done.release()  # The next one may want to know as well.
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    # The reader thread, once.
+
+    def succeed(self, result):
+        if self.on_reply is not None:
+            try:
+                result = self.on_reply(result)
+            except Exception as error:
+                self._error = error
+        self._result = result
+        self._finish()
+
+    def fail(self, error):
+        self._error = error
+        self._finish()
+
+    def _finish(self):
+        self.is_done = True
+        self._done.release()
+
+
+class Link:
+    """Sends calls over a channel to `address` and hands out the replies."""
+
+    def __init__(self, channel, address):
+        self.address = address
+        self.name = addresses.text(address)
+        self._channel = channel
+        self._frames = FrameReader(DEFAULT_LIMIT)
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()  # Guards the three below.
+        self._calls = {}
+        self._loads = {}
+        self._lost = None
+        self._send_lock = threading.Lock()  # Guards the channel's sending side.
+
+    # Any thread.
+
+    def call(self, name, args, before=b"", on_reply=None):
+        """Send `before` and a call, and return its `Call`."""
+        call = Call(on_reply)
+        self._send(before + self._enter(call, name, args))
+        return call
+
+    def load(self, oid, tid, on_loaded):
+        """Return the `Call` of a `loadBefore`, sharing one that is under way.
+
+        `on_loaded(oid, result)` is called in the reader thread.
+        """
+        (call,) = self.loads([oid], tid, on_loaded)
+        return call
+
+    def loads(self, oids, tid, on_loaded):
+        """Return the `Call`s of several `loadBefore`, sent together."""
+        calls, frames = [], []
+        for oid in oids:
+            key = oid, tid
+            with self._lock:
+                call = self._loads.get(key)
+                is_new = call is None
+                if is_new:
+                    call = Call(functools.partial(on_loaded, oid), key)
+                    self._loads[key] = call
+            if is_new:
+                frames.append(self._enter(call, "loadBefore", key))
+            calls.append(call)
+        if frames:
+            self._send(b"".join(frames))
+        return calls
+
+    def post(self, data):
+        """Send one-way calls that are encoded already."""
+        self._send(data)
+
+    def end(self):
+        """Break the connection; the reader thread finds out."""
+        self._channel.shutdown()
+
+    @property
+    def is_lost(self):
+        return self._lost is not None
+
+    def _enter(self, call, name, args):
+        message_id = next(self._ids)
+        data = messages.encode_call(message_id, name, args)
+        with self._lock:
+            if self._lost is None:
+                self._calls[message_id] = call
+                return data
+            self._loads.pop(call.key, None)
+        call.fail(self._lost)
+        return b""
+
+    def _send(self, data):
+        try:
+            with self._send_lock:
+                self._channel.send(data)
+        except ConnectionLost:
+            # The reader thread fails all calls, this one among them.
+            self._channel.shutdown()
+
+    # The reader thread.
+
+    def handshake(self, deadline):
+        """Agree on the protocol with the server, until `deadline`.
+
+        Raises `ProtocolError` if it speaks another one.
+        """
+        offered = self._next_frame(deadline)
+        if offered != messages.PROTOCOL:
+            raise ProtocolError(_refusal(offered))
+        self._send(frame(messages.PROTOCOL))
+
+    def receive(self):
+        """Return the next message, a reply or a call of the server's.
+
+        Raises `ConnectionLost` and `ProtocolError`.
+        """
+        return messages.decode_reply(self._next_frame())
+
+    def reply(self, message_id, flag, result):
+        """Hand a reply to whoever waits for it."""
+        with self._lock:
+            call = self._calls.pop(message_id, None)
+            if call is not None and call.key is not None:
+                del self._loads[call.key]
+        if call is None:
+            raise ProtocolError("a reply to no call")
+        if messages.is_error(flag, result):
+            call.fail(messages.rebuild_error(flag, result))
+        else:
+            call.succeed(result)
+
+    def lose(self, reason):
+        """Fail all calls: the connection is no more."""
+        error = ClientDisconnected(f"{self.name}: {reason}")
+        with self._lock:
+            self._lost = error
+            calls = list(self._calls.values())
+            self._calls.clear()
+            self._loads.clear()
+        for call in calls:
+            call.fail(ClientDisconnected(*error.args))
+        self._channel.shutdown()
+        with self._send_lock:
+            self._channel.close()
+
+    def _next_frame(self, deadline=None):
+        while True:
+            data = self._frames.next()
+            if data is not None:
+                return data
+            received = self._channel.receive(deadline)
+            if not received:
+                raise ConnectionLost("the server closed the connection")
+            self._frames.feed(received)
+
+
+def deadline_in(seconds):
+    """Return the `time.monotonic` of so many seconds from now."""
+    return time.monotonic() + seconds
+
+
+def _refusal(offered):
+    wanted = messages.PROTOCOL.decode()
+    if offered[:1] == b"M":
+        return (
+            f"the server speaks {offered[:20].decode('latin-1')} (msgpack), "
+            f"not {wanted}: switch msgpack off on the server"
+        )
+    return f"the server speaks {offered[:20]!r}, not {wanted}"

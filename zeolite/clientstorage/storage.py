@@ -1,0 +1,426 @@
+"""`ClientStorage`: a ZODB storage whose data are on a server.
+
+Here are ZODB's storage interfaces and what the connection tells; nothing about
+sockets.  The methods under "The reader thread" are called in that thread only
+and give what the server says its effect, in the order in which it was said.
+"""
+
+import functools
+import logging
+import threading
+import time
+
+import zope.interface
+from ZODB.interfaces import IMultiCommitStorage, IPrefetchStorage, ReadVerifyingStorage
+from ZODB.POSException import (
+    ConflictError,
+    ReadOnlyError,
+    StorageTransactionError,
+)
+from ZODB.utils import load_current, z64
+
+from ..errors import ClientDisconnected, ClientStorageError
+from . import addresses
+from .cache import ClientCache
+from .connection import Connection, Refused
+from .transaction import ClientTransaction
+
+logger = logging.getLogger(__name__)
+
+MB = 1024 * 1024
+
+# Arguments whose features this version does not have, with what to do instead.
+_LATER = {
+    "blob_dir": "blobs",
+    "shared_blob_dir": "blobs",
+    "blob_cache_size": "blobs",
+    "cache": "a persistent cache",
+    "client": "a persistent cache",
+    "var": "a persistent cache",
+    "ssl": "TLS",
+    "ssl_server_hostname": "TLS",
+    "read_only_fallback": "falling back to a read-only server",
+    "credentials": "authentication by credentials",
+    "username": "authentication by password",
+    "password": "authentication by password",
+    "realm": "authentication by password",
+}
+
+
+@zope.interface.implementer(IMultiCommitStorage, IPrefetchStorage, ReadVerifyingStorage)
+class ClientStorage:
+    """A storage on a server, shared with other processes.
+
+    `addr` is the server's address: a port (int) on 127.0.0.1, a pair of host and
+    port, the path of a Unix socket, or a list of addresses whose servers have the
+    same content.  The other arguments:
+
+    storage
+        Name (str) of the storage on the server.
+    cache_size
+        Size (int, bytes) of the cache.
+    name
+        Name (str) of this storage, for messages.
+    wait_timeout
+        Seconds to wait for a connection, at the start and later.
+    disconnect_poll
+        Seconds between attempts to connect.
+    wait
+        Whether to wait for the first connection here.
+    read_only
+        Whether nothing is to be written.
+    server_sync
+        Whether `sync` asks the server, so that a transaction sees all that was
+        committed anywhere before it began.
+    client_label
+        A text that the server's log shows for this client.
+    min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify,
+    blob_cache_size_check
+        Accepted for old configurations and without effect.
+
+    The remaining arguments belong to features that this version does not have.
+    They raise `NotImplementedError` if they are used.
+
+    Raises `zeolite.errors.ClientDisconnected` if `wait` is true and there is no
+    connection in time.
+
+    Any number of threads may use a storage.  `_lock` guards the list of new oids.
+    """
+
+    def __init__(
+        self,
+        addr,
+        storage="1",
+        cache_size=20 * MB,
+        name="",
+        wait_timeout=30,
+        disconnect_poll=1,
+        read_only=False,
+        read_only_fallback=False,
+        blob_dir=None,
+        shared_blob_dir=False,
+        blob_cache_size=None,
+        blob_cache_size_check=10,
+        client_label=None,
+        cache=None,
+        ssl=None,
+        ssl_server_hostname=None,
+        client=None,
+        var=None,
+        min_disconnect_poll=None,
+        max_disconnect_poll=None,
+        wait=True,
+        drop_cache_rather_verify=True,
+        credentials=None,
+        server_sync=False,
+        username=None,
+        password=None,
+        realm=None,
+    ):
+        given = locals()
+        for argument, feature in _LATER.items():
+            if given[argument]:
+                raise NotImplementedError(
+                    f"{argument}: this version of Zeolite does not have {feature}"
+                )
+        addrs = addresses.parse(addr)
+        where = ", ".join(map(addresses.text, addrs))
+        self.__name__ = name or where
+        self._sort_key = f"{storage}:{where}"
+        self._is_read_only = bool(read_only)
+        self._server_sync = server_sync
+        self._database = None
+        self._info = {"length": 0, "size": 0, "name": ""}
+        self._last_tid = None
+        self._lock = threading.Lock()
+        self._new_oids = []
+        self._transaction_id = 0
+        self._cache = ClientCache(cache_size)
+        self._connection = Connection(
+            self,
+            addrs,
+            (storage, self._is_read_only),
+            30 if wait_timeout is None else wait_timeout,
+            1 if disconnect_poll is None else disconnect_poll,
+            client_label,
+        )
+        self._connection.start()
+        if wait:
+            try:
+                self._connection.first_link()
+            except BaseException:
+                self.close()
+                raise
+
+    # What it is.
+
+    def close(self):
+        """Disconnect, and give the cache back."""
+        self._connection.close()
+        self._cache.close()
+
+    def getName(self):
+        """The name, and whether there is a connection."""
+        state = "connected" if self.is_connected() else "disconnected"
+        return f"{self.__name__} ({state})"
+
+    def sortKey(self):
+        return self._sort_key
+
+    def is_connected(self):
+        """Whether there is a connection to a server now."""
+        return self._connection.is_connected
+
+    def isReadOnly(self):
+        return self._is_read_only
+
+    def __len__(self):
+        return self._info["length"]
+
+    def getSize(self):
+        return self._info["size"]
+
+    def supportsUndo(self):
+        return False
+
+    def registerDB(self, database):
+        self._database = database
+
+    def ping(self):
+        """Wait for the server to answer, and for all that it said before."""
+        self._call("ping")
+
+    def sync(self, force=True):
+        """Called when a transaction begins: see `server_sync`."""
+        if self._server_sync:
+            self.ping()
+
+    def server_status(self):
+        """Return the server's statistics of this storage, a dictionary."""
+        return self._call("server_status")
+
+    # Reading.
+
+    def lastTransaction(self):
+        return self._last_tid or z64
+
+    def loadBefore(self, oid, tid):
+        found = self._cache.loadBefore(oid, tid)
+        if found is not None:
+            return found
+        link = self._connection.link()
+        return link.load(oid, tid, self._loaded).wait()
+
+    load = load_current
+
+    def prefetch(self, oids, tid):
+        """Ask for objects without waiting for them; loading them will wait."""
+        wanted = [oid for oid in oids if not self._cache.has(oid, tid)]
+        if wanted:
+            self._connection.link().loads(wanted, tid, self._loaded)
+
+    def loadSerial(self, oid, serial):
+        return self._call("loadSerial", oid, serial)
+
+    def getTid(self, oid):
+        return self._call("getTid", oid)
+
+    def history(self, oid, size=1):
+        return self._call("history", oid, size)
+
+    def pack(self, t=None, referencesf=None, wait=True, days=0):
+        """Have the server pack the storage as of `t`, a time in seconds.
+
+        `days` are subtracted from it.  With `wait` false the server packs while
+        this returns.  The server finds references by itself.
+        """
+        t = (time.time() if t is None else t) - days * 86400
+        self._call("pack", t, bool(wait))
+
+    # Writing.
+
+    def new_oid(self):
+        self._check_writable()
+        with self._lock:
+            if self._new_oids:
+                return self._new_oids.pop()
+        oids = self._call("new_oids")
+        oids.reverse()
+        with self._lock:
+            oid = oids.pop()
+            self._new_oids[:0] = oids
+            return oid
+
+    def tpc_begin(self, transaction, tid=None, status=" "):
+        self._check_writable()
+        if self._find(transaction) is not None:
+            raise StorageTransactionError(
+                "Duplicate tpc_begin calls for same transaction"
+            )
+        link = self._connection.link()
+        with self._lock:
+            self._transaction_id += 1
+            state = ClientTransaction(self._transaction_id, link)
+        extension = getattr(transaction, "extension_bytes", None)
+        if extension is None:
+            extension = transaction.extension
+        state.add(
+            "tpc_begin",
+            state.id,
+            transaction.user,
+            transaction.description,
+            extension,
+            tid,
+            status,
+        )
+        transaction.set_data(self, state)
+
+    def store(self, oid, serial, data, version, transaction):
+        assert not version
+        state = self._get(transaction)
+        state.remember(oid, data)
+        self._gather(state, "storea", oid, serial, data, state.id)
+
+    def checkCurrentSerialInTransaction(self, oid, serial, transaction):
+        state = self._get(transaction)
+        self._gather(state, "checkCurrentSerialInTransaction", oid, serial, state.id)
+
+    def tpc_vote(self, transaction):
+        state = self._get(transaction)
+        call = state.link.call("vote", (state.id,), before=state.take())
+        changed = []
+        for item in call.wait() or ():
+            if isinstance(item, dict):
+                # The server leaves the conflict to the client.
+                raise ConflictError(oid=item["oid"], serials=item["serials"])
+            changed.append(item)
+        state.forget(changed)
+        state.voted = True
+        return changed
+
+    def tpc_finish(self, transaction, f=lambda tid: None):
+        """Commit; return the tid.
+
+        `f` is called with it in the connection's reader thread, before any later
+        change is heard of.  It must not use this storage to ask the server.
+        """
+        state = self._get(transaction)
+        finished = functools.partial(self._finished, state, f)
+        if not state.voted:
+            raise StorageTransactionError("tpc_finish before tpc_vote")
+        try:
+            return state.link.call("tpc_finish", (state.id,), on_reply=finished).wait()
+        finally:
+            transaction.set_data(self, None)
+
+    def tpc_abort(self, transaction):
+        state = self._find(transaction)
+        if state is None:
+            return
+        transaction.set_data(self, None)
+        if state.sent:
+            try:
+                state.link.call("tpc_abort", (state.id,)).wait()
+            except ClientDisconnected:
+                pass  # The server has aborted it because of that.
+
+    def _gather(self, state, name, *args):
+        state.add(name, *args)
+        if state.is_full:
+            state.link.post(state.take())
+
+    def _call(self, name, *args):
+        return self._connection.link().call(name, args).wait()
+
+    def _check_writable(self):
+        if self._is_read_only:
+            raise ReadOnlyError()
+
+    def _find(self, transaction):
+        """Return what belongs to a transaction, None if it has not begun here."""
+        try:
+            return transaction.data(self)
+        except KeyError:
+            return None
+
+    def _get(self, transaction):
+        """Like `_find`, and raise if it has not begun here, or elsewhere."""
+        self._check_writable()
+        state = self._find(transaction)
+        if state is None:
+            raise StorageTransactionError("the transaction has not begun here")
+        if state.link.is_lost:
+            raise ClientDisconnected("the connection was lost during the transaction")
+        return state
+
+    # The reader thread.
+
+    def verify(self, ask, tid):
+        """Find out what has changed since the connection was lost.
+
+        Returns the tid up to which all is known.
+        """
+        known = self._cache.getLastTid()
+        if known is not None and known > tid:
+            raise Refused(
+                f"the cache has transaction {known.hex()}, and the server's last one "
+                f"is {tid.hex()}: it has other data, or was restored from a backup"
+            )
+        if known is not None and known != tid:
+            changed = ask("getInvalidations", known)
+            if changed is None:
+                logger.critical(
+                    "%s: away for too long, forgetting the cache", self.__name__
+                )
+                self._cache.clear()
+                if self._database is not None:
+                    self._database.invalidateCache()
+            else:
+                tid, oids = changed
+                for oid in oids:
+                    self._cache.invalidate(oid, None)
+                self._tell_database(tid, oids)
+        self._cache.setLastTid(tid)
+        self._last_tid = tid
+        return tid
+
+    def connected(self, info):
+        self._info.update(info)
+
+    def disconnected(self):
+        logger.info("%s: disconnected", self.__name__)
+
+    def informed(self, info):
+        self._info.update(info)
+
+    def invalidated(self, tid, oids):
+        for oid in oids:
+            self._cache.invalidate(oid, tid)
+        self._tell_database(tid, oids)
+        self._cache.setLastTid(tid)
+        self._last_tid = tid
+
+    def _tell_database(self, tid, oids):
+        if self._database is not None:
+            self._database.invalidate(tid, oids)
+
+    def _loaded(self, oid, found):
+        if found is not None:
+            data, start, end = found
+            self._cache.store(oid, start, end, data)
+        return found
+
+    def _finished(self, state, f, tid):
+        for oid in state.stored:
+            self._cache.invalidate(oid, tid)
+        try:
+            f(tid)
+        finally:
+            self._cache.setLastTid(tid)
+            self._last_tid = tid
+            # Only now: before, a load of the new data could return when
+            # `lastTransaction` did not show the commit yet.
+            for oid, data in state.stored.items():
+                if data is not None:
+                    self._cache.store(oid, tid, None, data)
+        return tid

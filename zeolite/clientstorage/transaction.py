@@ -1,0 +1,59 @@
+"""What one transaction of a client has stored, and what of it is still to be sent.
+
+One-way calls are gathered and leave together, with the vote at the latest.  The
+data that was stored enters the cache when the commit is done, as long as it is
+not more than `REMEMBER` bytes; beyond that the objects are only invalidated.
+"""
+
+from ..wire import messages
+
+#: Calls are gathered up to about so many bytes.
+GATHER = 64 * 1024
+
+#: Stored data is kept for the cache up to so many bytes.
+REMEMBER = 4 * 1024 * 1024
+
+
+class ClientTransaction:
+    """The client's side of a transaction.  For the thread that commits."""
+
+    def __init__(self, id, link):
+        self.id = id
+        #: The connection on which it began, or None if there was none.
+        self.link = link
+        #: Whether the server has heard of it.
+        self.sent = False
+        self.voted = False
+        #: oid -> data, or None where it is not known what was committed.
+        self.stored = {}
+        self._remembered = 0
+        self._calls = []
+        self._size = 0
+
+    @property
+    def is_full(self):
+        """Whether enough was gathered to be sent."""
+        return self._size > GATHER
+
+    def add(self, name, *args):
+        """Gather a one-way call."""
+        call = messages.encode_one_way(name, args)
+        self._calls.append(call)
+        self._size += len(call)
+
+    def take(self):
+        """Return what was gathered (bytes), to be sent now."""
+        calls = b"".join(self._calls)
+        self._calls.clear()
+        self._size = 0
+        self.sent = True
+        return calls
+
+    def remember(self, oid, data):
+        """The transaction changes `oid` to `data`."""
+        self._remembered += len(data)
+        self.stored[oid] = data if self._remembered <= REMEMBER else None
+
+    def forget(self, oids):
+        """What these objects are changed to is known to the server only."""
+        self.stored.update(dict.fromkeys(oids))

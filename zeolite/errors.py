@@ -1,0 +1,35 @@
+"""Every exception that a user of Zeolite may want to catch.
+
+ZODB's own exceptions (`ZODB.POSException`) cross the wire unchanged and are not
+repeated here.  The names below are those that users of ZEO know.
+"""
+
+import transaction.interfaces
+from ZODB.POSException import StorageError
+
+
+class ClientStorageError(StorageError):
+    """Something went wrong between a client storage and its server."""
+
+
+class ClientDisconnected(ClientStorageError, transaction.interfaces.TransientError):
+    """There is no connection to the server, or it was lost during the call.
+
+    Transient: a transaction that failed with it may be tried again, and
+    frameworks that retry on `TransientError` do so.
+    """
+
+
+class ServerException(ClientStorageError):
+    """The server raised an exception that has no counterpart on this side.
+
+    Its arguments are the exception's dotted class name and its details.
+    """
+
+
+class ProtocolError(ClientStorageError):
+    """The peer said something that is not the protocol spoken here."""
+
+
+class ConfigurationError(Exception):
+    """A setting that cannot work.  The message says what to do about it."""

@@ -1,0 +1,1 @@
+"""The server: accepts clients and serves storages to them."""

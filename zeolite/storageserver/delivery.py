@@ -1,0 +1,236 @@
+"""What leaves on one client's connection, in the order that the protocol demands.
+
+While the session's own thread executes a call, only that thread sends
+invalidations: what the log had when the call arrived goes out before the call
+runs, what came after goes out behind the reply.  While the thread waits for the
+next call the connection is *idle*, and the dispatcher may send for it.
+
+Whoever had the send lock looks at the log once more after letting go of it.  So
+the dispatcher may pass over a connection whose lock is held, and no commit is
+forgotten.  The lock is never held across a storage call.
+"""
+
+import threading
+
+from ..wire.channel import ConnectionLost
+from .invalidation import FellBehind
+
+#: Replies and invalidations are gathered up to about so many bytes.
+GATHER = 64 * 1024
+
+
+class Delivery:
+    """The sending side of one connection.
+
+    `gather`, `catch_up`, `flush`, `rest` and `wake` are for the session's own
+    thread; `send` is for helper threads, `nudge` for any thread.  `on_failure`
+    is called with the exception when sending fails in another thread than the
+    session's own; it is to end the connection and must not block.
+    """
+
+    def __init__(self, channel, on_failure):
+        self._channel = channel
+        self._on_failure = on_failure
+        # The send lock guards the channel's sending side, `_idle`, `_closed`, and while
+        # `_idle` is set, `_cursor`.  Otherwise the cursor is the own thread's.
+        self._lock = threading.Lock()
+        self._idle = False
+        self._closed = False
+        self._log = None
+        self._cursor = 0
+        # What the own thread has not sent yet.
+        self._gathered = []
+        self._gathered_size = 0
+
+        #: The tid of the last commit that this connection knows of.
+        self.tid = None
+
+    @property
+    def cursor(self):
+        """The number of the log's next entry for this connection."""
+        return self._cursor
+
+    # The session's own thread.
+
+    def attach(self, log):
+        """Listen to `log` from now on; return the tid where now is."""
+        self.tid, self._cursor = log.join()
+        self._log = log
+        return self.tid
+
+    def gather(self, frame):
+        """Send `frame` (bytes) with what follows, at the latest in `rest`."""
+        self._gathered.append(frame)
+        self._gathered_size += len(frame)
+        if self._gathered_size > GATHER:
+            self.flush()
+
+    def catch_up(self, until=None):
+        """Gather the invalidations that are due, or those before entry `until`."""
+        log = self._log
+        while log is not None and self._cursor != log.end:
+            for entry in log.read(self._cursor):
+                if entry is until:
+                    return
+                self._pass(entry)
+                if self._is_for_us(entry):
+                    self.gather(entry.frame())
+
+    def flush(self):
+        """Send what was gathered; waits while the peer takes it."""
+        if self._gathered:
+            with self._lock:
+                self._send_gathered()
+            self.nudge()
+
+    def rest(self):
+        """Send what was gathered and be idle."""
+        self.catch_up()
+        with self._lock:
+            self._send_gathered()
+            self._idle = True
+        self.nudge()
+
+    def wake(self):
+        """A call has arrived: be idle no longer."""
+        with self._lock:
+            self._idle = False
+
+    def close(self):
+        """Send nothing any more.  Then nobody else uses the channel."""
+        self._channel.shutdown()  # Whoever has the lock is to let go of it.
+        with self._lock:
+            self._closed = True
+            self._idle = False
+
+    def _send_gathered(self):
+        gathered = self._gathered
+        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        gathered.clear()
+        self._gathered_size = 0
+        self._channel.send(data)
+
+    def _pass(self, entry):
+        self._cursor += 1
+        if not entry.void:
+            self.tid = entry.tid
+
+    def _is_for_us(self, entry):
+        return entry.origin is not self and not entry.void
+
+    # Helper threads.
+
+    def send(self, frame):
+        """Send `frame` (bytes) at once, before what the own thread gathered.
+
+        A failure ends the connection and is not raised.
+        """
+        try:
+            with self._lock:
+                if not self._closed:
+                    self._channel.send(frame)
+        except ConnectionLost as error:
+            self._on_failure(error)
+        else:
+            self.nudge()
+
+    # Any thread.
+
+    def nudge(self):
+        """Send invalidations that are due if the connection is idle.
+
+        Never waits: where the lock is held, its holder looks at the log after
+        letting go; where the peer does not take everything, a thread is left
+        behind that sees to the rest.
+        """
+        while self._log is not None and self._cursor != self._log.end:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                if not self._idle or self._channel.has_rest:
+                    return
+                self._offer()
+                unfinished = self._channel.has_rest
+            except (ConnectionLost, FellBehind) as error:
+                self._idle = False  # Nobody is to try again.
+                self._on_failure(error)
+                return
+            finally:
+                self._lock.release()
+            if unfinished:
+                threading.Thread(
+                    target=self.send, args=(b"",), name="zeolite-rest", daemon=True
+                ).start()
+                return
+
+    def _offer(self):
+        frames, size = [], 0
+        for entry in self._log.read(self._cursor):
+            self._pass(entry)
+            if self._is_for_us(entry):
+                frames.append(entry.frame())
+                size += len(frames[-1])
+                if size > GATHER:
+                    break
+        if frames:
+            self._channel.offer(b"".join(frames))
+
+
+class Dispatcher:
+    """Tells idle connections of commits.  One thread for each storage.
+
+    The thread walks over the connections only to wake them; none depends on
+    being in its list, because each looks at the log by itself as well.
+    """
+
+    def __init__(self, log, name):
+        self._log = log
+        self._condition = threading.Condition()  # Guards all of the below.
+        self._deliveries = set()
+        self._due = self._closed = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"zeolite-dispatcher-{name}", daemon=True
+        )
+
+    def start(self):
+        self._thread.start()
+
+    def close(self):
+        """End the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def add(self, delivery):
+        with self._condition:
+            self._deliveries.add(delivery)
+
+    def discard(self, delivery):
+        with self._condition:
+            self._deliveries.discard(delivery)
+
+    def wake(self, origin=None):
+        """Something was published by `origin`, who needs not to be told."""
+        with self._condition:
+            if len(self._deliveries) > (origin in self._deliveries):
+                self._due = True
+                self._condition.notify()
+                return
+        # Nobody else listens; the thread would only trim.
+        self._log.trim(self._log.end)
+
+    def _run(self):
+        while True:
+            with self._condition:
+                while not (self._due or self._closed):
+                    self._condition.wait()
+                if self._closed:
+                    return
+                self._due = False
+                deliveries = list(self._deliveries)
+            needed = self._log.end
+            for delivery in deliveries:
+                delivery.nudge()
+                needed = min(needed, delivery.cursor)
+            self._log.trim(needed)

@@ -1,0 +1,168 @@
+"""Accepting clients: one address, one thread for each client that connects."""
+
+import errno
+import logging
+import os
+import socket
+import socketserver
+import threading
+import time
+
+from ..wire.channel import PlainChannel
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+
+
+class Listener:
+    """Accepts at one address and runs a `Session` for each client.
+
+    `address` is a pair of host and port, or the path of a Unix socket.
+    `storages` maps names to `Served`.  The socket is bound when the listener is
+    made, which raises `OSError` where that is impossible; accepting begins with
+    `start`.
+    """
+
+    def __init__(self, address, storages, options):
+        self._storages = storages
+        self._options = options
+        self._lock = threading.Lock()  # Guards `_sessions` and `_stopped`.
+        self._sessions = {}
+        self._stopped = False
+        if isinstance(address, str):
+            _remove_stale(address)
+            server_class = _UnixServer
+        else:
+            server_class = _TCPServer
+        self._server = server_class(address, self._talk)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="zeolite-listener", daemon=True
+        )
+
+    @property
+    def address(self):
+        """Where it listens: (host, port), with the real port, or a path."""
+        address = self._server.server_address
+        return address if isinstance(address, str) else tuple(address[:2])
+
+    def start(self):
+        """Begin to accept."""
+        self._thread.start()
+
+    def stop(self, patience):
+        """Accept no more, let running calls end, and see all clients off.
+
+        A client that has not taken its last reply after `patience` (seconds) is
+        cut off.  Returns when all sessions have ended.
+        """
+        with self._lock:
+            self._stopped = True
+            sessions = dict(self._sessions)
+        self._server.stop()
+        self._thread.join()
+        for session in sessions:
+            session.stop()
+        deadline = time.monotonic() + patience
+        for thread in sessions.values():
+            thread.join(max(0, deadline - time.monotonic()))
+        for session in sessions:
+            session.end("the server stops")
+        for thread in sessions.values():
+            thread.join()
+
+    def _talk(self, sock, address, server):
+        # In the client's own thread.
+        channel = PlainChannel(sock, self._options.client_timeout)
+        name = f"{address[0]}:{address[1]}" if address else "a local process"
+        session = Session(channel, name, self._storages, self._options)
+        with self._lock:
+            if self._stopped:
+                return
+            self._sessions[session] = threading.current_thread()
+        try:
+            session.run()
+        finally:
+            with self._lock:
+                del self._sessions[session]
+
+
+class _Server:
+    """What the servers for TCP and Unix sockets share."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    # `Listener.stop` waits for the sessions; the mix-in's own list would grow.
+    block_on_close = False
+    request_queue_size = _BACKLOG
+    _stopping = False
+
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError as error:
+            if not self._stopping and error.errno in (errno.EMFILE, errno.ENFILE):
+                logger.error("no client can connect: %s", error)
+                # The connection stays in the queue: do not spin.
+                time.sleep(0.5)
+            raise
+
+    def handle_error(self, request, client_address):
+        logger.exception("no thread for client %s", client_address)
+
+    def stop(self):
+        """End `serve_forever`, now rather than at its next look around."""
+        self._stopping = True
+        waker = threading.Thread(target=self.shutdown)
+        waker.start()
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # Not everywhere is that possible for a listening socket.
+        waker.join()
+        self.server_close()
+
+
+class _TCPServer(_Server, socketserver.ThreadingTCPServer):
+    def __init__(self, address, handler):
+        host, port = address
+        self.address_family = _family(host, port)
+        super().__init__((host, port), handler)
+
+
+class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
+    def server_bind(self):
+        # Only the owner may connect.
+        before = os.umask(0o177)
+        try:
+            super().server_bind()
+        finally:
+            os.umask(before)
+
+    def server_close(self):
+        super().server_close()
+        try:
+            os.unlink(self.server_address)
+        except OSError:
+            pass
+
+
+def _family(host, port):
+    if not host:
+        return socket.AF_INET
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return found[0][0]
+
+
+def _remove_stale(path):
+    """Remove a socket file that a server which is gone has left behind."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+    except OSError:
+        pass  # No such file, or none of ours: binding will tell.
+    finally:
+        probe.close()

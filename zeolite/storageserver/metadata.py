@@ -1,0 +1,30 @@
+"""Transaction metadata as a client sent it, without trusting it.
+
+A transaction's extension is a pickled dictionary.  Storages write it as it is and
+unpickle it again when somebody asks for history or undo, with an unpickler that
+runs what it reads.  So it may hold plain data only.
+"""
+
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import StorageError
+
+from ..errors import ProtocolError
+from ..wire import pickles
+
+
+def transaction_metadata(user, description, extension):
+    """Return ZODB's `TransactionMetaData`.
+
+    `user` and `description` are bytes or text, `extension` is a dictionary or
+    its pickle.  Raises `StorageError` for an extension that is not plain data.
+    """
+    if not isinstance(extension, bytes):
+        return TransactionMetaData(user, description, extension)
+    metadata = TransactionMetaData(user, description, extension)
+    try:
+        metadata.extension = pickles.plain(extension) if extension else {}
+    except ProtocolError as error:
+        raise StorageError(
+            f"a transaction's extended info may hold only plain data: {error}"
+        ) from None
+    return metadata

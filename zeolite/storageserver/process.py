@@ -1,0 +1,113 @@
+"""Running as a process: opens the storages, serves until a signal says stop."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+import zc.lockfile
+
+from .server import StorageServer, format_address
+
+logger = logging.getLogger(__name__)
+
+#: Seconds.  A thread that computes, such as a pack, keeps the others from running
+#: for up to this long each time.  Python's default of 5 ms shows in every load.
+SWITCH_INTERVAL = 0.001
+
+
+def serve(configuration):
+    """Serve what a `ServerConfiguration` says until SIGTERM or SIGINT.
+
+    For the main thread.  Raises `ConfigurationError` for what cannot work.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    _start_log(configuration)
+    if configuration.has_runner:
+        logger.info("the runner section is for zdaemon; it has no effect here")
+    section = configuration.section
+    storages = _open_storages(configuration)
+    try:
+        server = StorageServer(section.address, storages, section.options)
+    except OSError as error:
+        _close(storages)
+        where = format_address(section.address)
+        raise configuration.error(
+            f"cannot listen at {where}: {error.strerror or error}; choose another "
+            "address, or stop the program that uses it",
+            configuration.line_of_key("address"),
+        ) from error
+    except BaseException:
+        _close(storages)
+        raise
+    try:
+        server.start()
+        with _pid_file(configuration):
+            stop.wait()
+            logger.info("stopping")
+    finally:
+        server.stop()
+
+
+def _start_log(configuration):
+    if configuration.eventlog is not None:
+        configuration.eventlog()
+    else:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+        )
+
+
+def _open_storages(configuration):
+    storages = {}
+    for name, section in configuration.storages.items():
+        try:
+            storages[name] = section.open()
+        except Exception as error:
+            _close(storages)
+            raise configuration.error(
+                f"storage {name!r} cannot be opened: {_reason(error)}",
+                configuration.line_of_storage(name),
+            ) from error
+    return storages
+
+
+def _reason(error):
+    if isinstance(error, zc.lockfile.LockError):
+        return f"{error}; stop the process that has it open"
+    return f"{type(error).__name__}: {error}"
+
+
+def _close(storages):
+    for storage in storages.values():
+        storage.close()
+
+
+class _pid_file:
+    """Writes the process's number to a file, and removes the file at the end."""
+
+    def __init__(self, configuration):
+        self._path = configuration.section.pid_filename
+        self._configuration = configuration
+
+    def __enter__(self):
+        if self._path:
+            try:
+                with open(self._path, "w") as file:
+                    file.write(f"{os.getpid()}\n")
+            except OSError as error:
+                raise self._configuration.error(
+                    f"the pid file cannot be written: {error}",
+                    self._configuration.line_of_key("pid-filename"),
+                ) from error
+
+    def __exit__(self, *_):
+        if self._path:
+            try:
+                os.unlink(self._path)
+            except OSError as error:
+                logger.warning("the pid file cannot be removed: %s", error)

@@ -1,0 +1,201 @@
+"""One storage that is being served, and what all its clients share."""
+
+import logging
+import threading
+import time
+
+import ZODB.interfaces
+import zope.interface
+from persistent.TimeStamp import TimeStamp
+from ZODB.serialize import referencesf
+from ZODB.utils import p64, u64
+
+from .commit import CommitLock
+from .delivery import Dispatcher
+from .invalidation import InvalidationLog
+from .options import ServerOptions
+
+logger = logging.getLogger(__name__)
+
+#: What sessions count.
+COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
+
+#: The interfaces of a storage whose methods clients can reach.
+REACHABLE = (
+    ZODB.interfaces.IStorage,
+    ZODB.interfaces.ReadVerifyingStorage,
+)
+
+
+@zope.interface.implementer(ZODB.interfaces.IStorageWrapper)
+class Served:
+    """A storage with its commit lock, invalidation log and statistics.
+
+    Sessions come and go in threads of their own.  The lock guards the set of
+    sessions and the counts of those that are gone.  To the storage this is the
+    wrapper that it tells of changes which it makes by itself, such as those
+    that a client storage hears of.
+    """
+
+    def __init__(self, name, storage, options=None):
+        self.name = name
+        self.storage = storage
+        self.options = options or ServerOptions()
+        self.started = time.ctime()
+        self.commit_lock = CommitLock()
+        tid = storage.lastTransaction()
+        self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
+        self.dispatcher = Dispatcher(self.log, name)
+        self._lock = threading.Lock()
+        self._sessions = set()
+        self._gone = dict.fromkeys(COUNTS, 0)
+        self._threads = [self._thread("vote-runner", self._run_votes)]
+        if self.options.transaction_timeout:
+            self._watchdog = self._thread("watchdog", self._watch)
+            self._threads.append(self._watchdog)
+        else:
+            self._watchdog = None
+
+    def _thread(self, role, target):
+        return threading.Thread(
+            target=target, name=f"zeolite-{role}-{self.name}", daemon=True
+        )
+
+    def start(self):
+        """Begin: the storage may tell of changes from now on."""
+        if hasattr(self.storage, "lastInvalidations"):
+            size = self.options.invalidation_queue_size
+            self.log.seed(self.storage.lastInvalidations(size))
+        if hasattr(self.storage, "registerDB"):
+            self.storage.registerDB(self)
+        self.dispatcher.start()
+        for thread in self._threads:
+            thread.start()
+
+    def close(self):
+        """End the threads and close the storage.  No session is left by now."""
+        self.commit_lock.close()
+        for thread in self._threads:
+            thread.join()
+        self.dispatcher.close()
+        self.storage.close()
+
+    # What sessions ask.
+
+    def instance(self):
+        """Return the storage object that one session is to use."""
+        return self.storage
+
+    def add(self, session):
+        with self._lock:
+            self._sessions.add(session)
+        self.dispatcher.add(session.delivery)
+
+    def discard(self, session):
+        self.dispatcher.discard(session.delivery)
+        with self._lock:
+            self._sessions.discard(session)
+            for key in COUNTS:
+                self._gone[key] += session.counts[key]
+
+    def info(self):
+        """Return what `get_info` says."""
+        return {
+            **self.size(),
+            "name": self.storage.getName(),
+            "supportsUndo": False,
+            "supports_record_iternext": False,
+            "interfaces": tuple(
+                (interface.__module__, interface.__name__)
+                for interface in REACHABLE
+                if interface.providedBy(self.storage)
+            ),
+        }
+
+    def size(self):
+        """Return the part of `info` that commits change."""
+        return {"length": len(self.storage), "size": self.storage.getSize()}
+
+    def is_read_only(self):
+        return self.options.read_only or bool(self.storage.isReadOnly())
+
+    def changed_since(self, tid, cursor, last_tid):
+        """Return what was committed after `tid` and before the log's `cursor`.
+
+        The result is (last tid, list of oids), or None if it cannot be told.
+        `last_tid` is the tid of the last commit before the cursor.
+        """
+        changed = self.log.since(tid, cursor)
+        age = self.options.invalidation_age
+        if changed is not None or age is None:
+            return changed
+        if time.time() - TimeStamp(tid).timeTime() > age:
+            return None
+        if not hasattr(self.storage, "iterator"):
+            return None
+        oids = {}
+        for record in self.storage.iterator(p64(u64(tid) + 1), last_tid):
+            oids.update((data.oid, None) for data in record)
+        return last_tid, list(oids)
+
+    def status(self):
+        """Return what `server_status` and monitoring say."""
+        with self._lock:
+            sessions = list(self._sessions)
+            counts = dict(self._gone)
+        for session in sessions:
+            for key in COUNTS:
+                counts[key] += session.counts[key]
+        since = self.commit_lock.since
+        return {
+            "name": self.name,
+            "start": self.started,
+            "connections": len(sessions),
+            **counts,
+            "active_txns": sum(len(session.transactions) for session in sessions),
+            "waiting": self.commit_lock.waiting,
+            "lock_time": since and time.time() - (time.monotonic() - since),
+            "timeout-thread-is-alive": bool(
+                self._watchdog and self._watchdog.is_alive()
+            ),
+            "last-transaction": self.log.last_tid.hex(),
+        }
+
+    # What the storage says (ZODB.interfaces.IStorageWrapper).
+
+    def invalidate(self, tid, oids):
+        self.log.add(tid, list(oids))
+        self.dispatcher.wake()
+
+    def invalidateCache(self):
+        """Whatever clients have cached may be wrong: let them connect anew."""
+        logger.warning(
+            "storage %s: unknown changes, all clients have to reconnect", self.name
+        )
+        self.log.restart(self.storage.lastTransaction())
+        self.dispatcher.wake()
+
+    def references(self, record, oids=None):
+        return referencesf(record, oids)
+
+    def transform_record_data(self, data):
+        return data
+
+    untransform_record_data = transform_record_data
+
+    # Threads.
+
+    def _run_votes(self):
+        while True:
+            transaction = self.commit_lock.next()
+            if transaction is None:
+                return
+            transaction.run_vote()
+
+    def _watch(self):
+        timeout, late = self.options.transaction_timeout, None
+        while True:
+            late = self.commit_lock.expired(timeout, late)
+            if late is None:
+                return
+            late.expire(timeout)

@@ -1,0 +1,64 @@
+"""A whole server: its storages, and the address at which it listens."""
+
+import logging
+
+from .listener import Listener
+from .options import ServerOptions
+from .served import Served
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that clients have at a stop to take the reply they wait for.
+PATIENCE = 5
+
+
+class StorageServer:
+    """Serves storages until it is stopped.
+
+    `address` is a pair of host (str) and port (int; 0 for any that is free) or
+    the path of a Unix socket; `storages` maps names to ZODB storages, which the
+    server closes when it stops; `options` is a `ServerOptions`.
+
+    Raises `OSError` where the address cannot be had; the storages are left open.
+    """
+
+    def __init__(self, address, storages, options=None):
+        options = options or ServerOptions()
+        self._served = {
+            name: Served(name, storage, options) for name, storage in storages.items()
+        }
+        self._listener = Listener(address, self._served, options)
+
+    @property
+    def address(self):
+        """Where clients find it: (host, real port) or a path."""
+        return self._listener.address
+
+    def start(self):
+        """Begin to serve; returns at once."""
+        for served in self._served.values():
+            served.start()
+        self._listener.start()
+        logger.info(
+            "serving %s at %s",
+            ", ".join(f"storage {name}" for name in self._served),
+            format_address(self.address),
+        )
+
+    def stop(self):
+        """Stop: no new clients, running commits end, others are aborted.
+
+        Closes the storages and returns when all is done.
+        """
+        self._listener.stop(PATIENCE)
+        for served in self._served.values():
+            served.close()
+        logger.info("stopped serving at %s", format_address(self.address))
+
+
+def format_address(address):
+    """Return an address as a configuration file would have it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

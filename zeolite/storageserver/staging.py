@@ -1,0 +1,51 @@
+"""What a transaction is to do, kept until it votes.
+
+Before the vote nothing touches the storage, so a transaction that is sent slowly
+keeps nobody waiting.  Operations stay in memory up to `MEMORY` bytes and go to a
+temporary file from there on.
+"""
+
+import pickle
+import tempfile
+
+MEMORY = 1024 * 1024
+
+
+class Staging:
+    """A list of operations.  Used by one thread at a time."""
+
+    def __init__(self):
+        self._operations = []
+        self._size = 0
+        self._file = None
+
+    def add(self, method, *args):
+        """Add an operation: a storage method's name and its arguments.
+
+        Raises `OSError` where the temporary file cannot be written.
+        """
+        if self._file is not None:
+            pickle.dump((method, args), self._file, 4)
+            return
+        self._operations.append((method, args))
+        self._size += 200 + sum(len(arg) for arg in args if isinstance(arg, bytes))
+        if self._size > MEMORY:
+            self._file = tempfile.TemporaryFile(prefix="zeolite-")
+
+    def __iter__(self):
+        """Yield (method, args) in the order in which they were added."""
+        yield from self._operations
+        if self._file is not None:
+            self._file.seek(0)
+            while True:
+                try:
+                    yield pickle.load(self._file)
+                except EOFError:
+                    break
+
+    def close(self):
+        """Forget the operations and remove the file."""
+        self._operations = []
+        if self._file is not None:
+            self._file.close()
+            self._file = None

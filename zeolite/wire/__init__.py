@@ -1,0 +1,1 @@
+"""Both sides of the socket: frames, messages, channels.  Knows no storage."""

@@ -1,0 +1,227 @@
+"""Messages: `(message id, flag, name, args)` as pickles, and errors in them.
+
+    kind                      message id       flag   name       args
+    call that wants a reply   any, unique      0      method     tuple
+    call that wants none      0                1      method     tuple
+    reply                     the call's       0      ".reply"   the result
+    error reply               the call's       2      ".reply"   (class, details)
+    keep-alive                -1               0      ".reply"   None
+
+Sending is plain pickle, because what is sent is made here.  Receiving goes
+through the unpicklers below, which know a short list of names.  The reason for
+each entry stands beside it.
+"""
+
+import pickle
+
+import ZODB.POSException
+from ZODB.POSException import ConflictError
+
+from ..errors import ProtocolError, ServerException
+from .frames import frame
+from .pickles import unpickler
+
+#: What is sent to say which protocol is spoken: pickles, version 5.
+PROTOCOL = b"Z5"
+
+#: What a monitor sends instead, to be told the server's status.
+MONITOR = b"ruok"
+
+REPLY = ".reply"
+KEEP_ALIVE = -1
+PLAIN_REPLY, ONE_WAY, ERROR_REPLY = 0, 1, 2
+
+
+# What a peer may name.
+
+
+def _no_bytes():
+    # `bytes()` with an argument could be asked for a terabyte.
+    return b""
+
+
+def _latin1(text, encoding):
+    if encoding not in ("latin1", "latin-1"):
+        raise ProtocolError("bytes in an unknown encoding")
+    return text.encode("latin-1")
+
+
+def _binary(data=b""):
+    if not isinstance(data, bytes):
+        raise ProtocolError("zodbpickle.binary of something else than bytes")
+    return data
+
+
+def _exception(class_, state):
+    """An exception of ZODB's, from its class and its `__dict__`."""
+    if class_ not in _ZODB_EXCEPTIONS or type(state) is not dict:
+        raise ProtocolError("not an exception")
+    return _with_state(class_, state)
+
+
+def _with_state(class_, state):
+    error = class_.__new__(class_)
+    state = dict(state)
+    error.args = tuple(state.pop("args", ()))
+    error.__dict__.update(state)
+    return error
+
+
+_PLAIN = {
+    # Protocol 3 has no opcodes for these four.
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("builtins", "complex"): complex,
+    ("builtins", "bytes"): _no_bytes,
+    # How protocol 2 writes bytes.
+    ("_codecs", "encode"): _latin1,
+    # How Python 2 and old databases spell bytes.
+    ("zodbpickle", "binary"): _binary,
+}
+
+_ZODB_EXCEPTIONS = frozenset(
+    value
+    for value in vars(ZODB.POSException).values()
+    if isinstance(value, type) and issubclass(value, Exception)
+)
+
+# Errors may hold errors (an UndoError in MultipleUndoErrors), and old servers
+# reply with an exception's class and instance.
+_ERRORS = {(e.__module__, e.__name__): e for e in _ZODB_EXCEPTIONS} | {
+    ("ZODB.POSException", "_recon"): _exception,
+    ("builtins", "KeyError"): KeyError,
+    ("builtins", "TypeError"): TypeError,
+    ("builtins", "ValueError"): ValueError,
+}
+
+_load_call = unpickler(_PLAIN)
+_load_reply = unpickler(_PLAIN | _ERRORS)
+
+
+# Encoding.
+
+
+def encode(message_id, flag, name, args):
+    """Return the frame (bytes) of one message."""
+    return frame(pickle.dumps((message_id, flag, name, args), 3))
+
+
+def encode_call(message_id, name, args):
+    """Return the frame of a call that wants a reply."""
+    return frame(pickle.dumps((message_id, 0, name, args), 3))
+
+
+def encode_one_way(name, args):
+    """Return the frame of a call that wants no reply."""
+    return frame(pickle.dumps((0, ONE_WAY, name, args), 3))
+
+
+def encode_reply(message_id, result):
+    """Return the frame of a reply."""
+    return frame(pickle.dumps((message_id, PLAIN_REPLY, REPLY, result), 3))
+
+
+def encode_error(message_id, error):
+    """Return the frame that tells the caller about `error`, an exception.
+
+    What the caller's unpickler would refuse is told as text.
+    """
+    name = f"{type(error).__module__}.{type(error).__name__}"
+    for details in (error.__dict__ or error.args, (str(error),)):
+        try:
+            data = pickle.dumps((message_id, ERROR_REPLY, REPLY, (name, details)), 3)
+            _load_reply(data)
+        except Exception:
+            continue
+        return frame(data)
+    return encode(message_id, ERROR_REPLY, REPLY, (name, ()))
+
+
+# Decoding.
+
+
+def decode_call(data):
+    """Return the message in `data` (bytes), which a client sent.
+
+    Raises `ProtocolError` for whatever is not a message.
+    """
+    return _checked(_load_call(data))
+
+
+def decode_reply(data):
+    """Return the message in `data` (bytes), which a server sent.
+
+    Raises `ProtocolError` for whatever is not a message.
+    """
+    return _checked(_load_reply(data))
+
+
+def _checked(message):
+    if type(message) is not tuple or len(message) != 4:
+        raise ProtocolError("not a message of four parts")
+    message_id, flag, name, args = message
+    if type(name) is not str or type(flag) not in (int, bool):
+        raise ProtocolError("a message without a name")
+    if name != REPLY and type(args) is not tuple:
+        raise ProtocolError("a call whose arguments are no tuple")
+    if type(message_id) is not int:
+        _check_id(message_id, 4)
+    return message
+
+
+def _check_id(message_id, depth):
+    """Raise unless `message_id` is of plain parts: it is sent back as it came."""
+    if type(message_id) is tuple and depth:
+        for part in message_id:
+            _check_id(part, depth - 1)
+    elif type(message_id) not in (int, str, bytes):
+        raise ProtocolError("a message id of unknown type")
+
+
+def is_error(flag, result):
+    """Say whether a reply with that flag and result stands for an exception."""
+    if flag:
+        return True
+    # What servers older than version 5 sent.
+    return (
+        type(result) is tuple and len(result) == 2 and isinstance(result[1], Exception)
+    )
+
+
+def rebuild_error(flag, result):
+    """Return the exception for an error reply's result.
+
+    An error of an unknown class, or with unexpected details, becomes a
+    `ServerException`.
+    """
+    if not flag:
+        return result[1]
+    if type(result) is not tuple or len(result) != 2:
+        return ServerException("an error without a name", result)
+    name, details = result
+    if isinstance(name, str):
+        try:
+            error = _rebuild(name, details)
+        except Exception:
+            error = None
+        if error is not None:
+            return error
+    return ServerException(name, details)
+
+
+def _rebuild(name, details):
+    module, _, class_name = name.rpartition(".")
+    if module in ("builtins", "exceptions"):
+        class_ = {"KeyError": KeyError, "TypeError": TypeError, "ValueError": ValueError}
+        return class_[class_name](*details)
+    class_ = _ERRORS.get((module, class_name))
+    if class_ not in _ZODB_EXCEPTIONS:
+        return None
+    if type(details) is dict:
+        error = _with_state(class_, details)
+        if isinstance(error, ConflictError):
+            # Its `__init__` would have to guess what its `__dict__` says.
+            for attribute in ("message", "oid", "serials", "class_name"):
+                error.__dict__.setdefault(attribute, None)
+        return error
+    return class_(*details)

@@ -1,0 +1,142 @@
+"""Unpickling what a stranger sent, without running anything.
+
+Two gates.  `_scan` reads the opcodes before the unpickler sees them, because an
+unpickler can be hurt without a single import:
+
+- a memo index of 2**31 makes it allocate gigabytes (here: the index may not be
+  much larger than the pickle is long);
+- a length that lies makes it reserve what is not there (here: it must fit);
+- a million nested tuples overflow the C stack when they are hashed (here: a
+  pickle has at most `MAX_TUPLES`);
+- opcodes that the protocol has no use for (persistent ids, extension codes,
+  class instances, anything newer than pickle protocol 3) are refused.
+
+Then `find_class` answers from a table of names and imports nothing.
+"""
+
+import functools
+import io
+import pickle
+import re
+import struct
+
+from ..errors import ProtocolError
+
+MAX_TUPLES = 3000
+
+#: No pickle may remember more than 2**MEMO_BITS objects, however long it is.
+MEMO_BITS = 22
+
+_TUPLES_IN_A_RUN = 6
+_STOP = ord(".")
+_GLOBAL = ord("c")
+_CALLS = frozenset(b"R\x81b")
+_SIZED = {
+    ord("C"): struct.Struct("<B"),
+    ord("B"): struct.Struct("<I"),
+    ord("X"): struct.Struct("<I"),
+    0x8A: struct.Struct("<B"),
+}
+
+
+@functools.lru_cache(None)
+def _run_pattern(memo_bits):
+    """A regular expression for a run of opcodes that need no closer look.
+
+    They are constants, numbers, marks, containers, memo reads, memo writes whose
+    index stays under 2**memo_bits, strings of less than 32 bytes, and bytes of
+    length 8: oids and tids, which long lists of invalidations are made of.  A
+    run has up to `_TUPLES_IN_A_RUN` tuples; group 1 is set if it has one.
+    """
+    whole, part = divmod(memo_bits, 8)
+    # Little-endian: free bytes first, then one that is bounded, then zeros.
+    memo = b".{%d}[\\x00-\\x%02x]" % (whole, (1 << part) - 1) + b"\\x00" * (3 - whole)
+    short = b"|".join(b"\\x%02x\\x00\\x00\\x00.{%d}" % (n, n) for n in range(32))
+    item = rb"(?:[(N\]}\x88\x89aesu]|C\x08.{8}|[Kqh].|X(?:%s)|M.{2}|[Jj].{4}|G.{8}|r%s)"
+    item %= short, memo
+    run = rb"%s*(?:([)t\x85-\x87])%s*){0,%d}" % (item, item, _TUPLES_IN_A_RUN)
+    return re.compile(run, re.DOTALL)
+
+
+def _scan(data, calls):
+    """Say whether `data`, which is safe to load, names anything.
+
+    Raises `ProtocolError` where it is not safe.
+    """
+    if data[:2] not in (b"\x80\x03", b"\x80\x02"):
+        raise ProtocolError("not a pickle of protocol 3")
+    match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
+    position, size, tuples, names = 2, len(data), 0, False
+    while True:
+        run = match(data, position)
+        position = run.end()
+        if run.lastindex:
+            tuples += _TUPLES_IN_A_RUN
+            if tuples > MAX_TUPLES:
+                raise ProtocolError("too many tuples in a pickle")
+        if position >= size:
+            raise ProtocolError("a pickle without an end")
+        opcode = data[position]
+        position += 1
+        if opcode == _STOP:
+            if position != size:
+                raise ProtocolError("bytes behind the end of a pickle")
+            return names
+        if opcode in _SIZED:
+            field = _SIZED[opcode]
+            start = position + field.size
+            if start > size:
+                raise ProtocolError("a pickle that ends too early")
+            position = start + field.unpack_from(data, position)[0]
+            if position > size:
+                raise ProtocolError("a length that lies in a pickle")
+        elif opcode == _GLOBAL:
+            names = True
+            position = data.find(b"\n", data.find(b"\n", position) + 1) + 1
+            if not position:
+                raise ProtocolError("a pickle that ends too early")
+        elif opcode in _CALLS:
+            if not calls:
+                raise ProtocolError("a call in a pickle")
+        elif not run.group():
+            raise ProtocolError(f"opcode {opcode:#04x} in a pickle")
+        else:
+            # One tuple too many for the run: the next one starts with it.
+            position -= 1
+
+
+def unpickler(table):
+    """Return a function that loads pickles in which only `table` has names.
+
+    `table` maps (module, name) to what stands for it.  The function takes bytes
+    and returns the object; it raises `ProtocolError` for whatever is not a
+    well-behaved pickle.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            try:
+                return table[module, name]
+            except KeyError:
+                text = f"the name {module}.{name}"[:200]
+                raise ProtocolError(f"{text} in a pickle") from None
+
+    calls = bool(table)
+
+    def load(data):
+        try:
+            if _scan(data, calls):
+                return Unpickler(io.BytesIO(data)).load()
+            # Without a name there is nothing to look up and nothing to call.
+            return pickle.loads(data)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            # Whatever a damaged pickle makes the unpickler raise.
+            raise ProtocolError(f"a damaged pickle: {error!r}"[:200]) from error
+
+    return load
+
+
+#: Loads pickles of plain data: no name at all.
+plain = unpickler({})
