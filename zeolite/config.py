@@ -18,7 +18,6 @@ from .clientstorage.storage import ClientStorage
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
 
-
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
 

@@ -105,7 +105,9 @@ class Connection:
             raise ClientDisconnected("the reader thread cannot wait for itself")
         with self._condition:
             self._condition.wait_for(
-                lambda: self._link or self._closed or stop_if_refused and self._refused,
+                lambda: (
+                    self._link or self._closed or (stop_if_refused and self._refused)
+                ),
                 self._wait_timeout,
             )
             if self._link is not None:

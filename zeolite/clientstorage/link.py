@@ -92,26 +92,16 @@ class Link:
 
         `on_loaded(oid, result)` is called in the reader thread.
         """
-        (call,) = self.loads([oid], tid, on_loaded)
+        call, data = self._enter_load(oid, tid, on_loaded)
+        if data:
+            self._send(data)
         return call
 
     def loads(self, oids, tid, on_loaded):
-        """Return the `Call`s of several `loadBefore`, sent together."""
-        calls, frames = [], []
-        for oid in oids:
-            key = oid, tid
-            with self._lock:
-                call = self._loads.get(key)
-                is_new = call is None
-                if is_new:
-                    call = Call(functools.partial(on_loaded, oid), key)
-                    self._loads[key] = call
-            if is_new:
-                frames.append(self._enter(call, "loadBefore", key))
-            calls.append(call)
-        if frames:
-            self._send(b"".join(frames))
-        return calls
+        """Like `load`, for several objects; all are asked for at once."""
+        entered = [self._enter_load(oid, tid, on_loaded) for oid in oids]
+        self._send(b"".join([data for _, data in entered]))
+        return [call for call, _ in entered]
 
     def post(self, data):
         """Send one-way calls that are encoded already."""
@@ -126,15 +116,29 @@ class Link:
         return self._lost is not None
 
     def _enter(self, call, name, args):
-        message_id = next(self._ids)
-        data = messages.encode_call(message_id, name, args)
+        """Enter a call into the table; return what is to be sent."""
         with self._lock:
             if self._lost is None:
+                message_id = next(self._ids)
                 self._calls[message_id] = call
-                return data
-            self._loads.pop(call.key, None)
+                return messages.encode_call(message_id, name, args)
         call.fail(self._lost)
         return b""
+
+    def _enter_load(self, oid, tid, on_loaded):
+        """Return the call, and what is to be sent for it."""
+        key = oid, tid
+        with self._lock:
+            call = self._loads.get(key)
+            if call is not None:
+                return call, b""
+            call = Call(functools.partial(on_loaded, oid), key)
+            if self._lost is None:
+                message_id = next(self._ids)
+                self._calls[message_id] = self._loads[key] = call
+                return call, messages.encode_load(message_id, oid, tid)
+        call.fail(self._lost)
+        return call, b""
 
     def _send(self, data):
         try:

@@ -19,7 +19,7 @@ from ZODB.POSException import (
 )
 from ZODB.utils import load_current, z64
 
-from ..errors import ClientDisconnected, ClientStorageError
+from ..errors import ClientDisconnected
 from . import addresses
 from .cache import ClientCache
 from .connection import Connection, Refused

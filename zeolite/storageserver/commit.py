@@ -253,8 +253,7 @@ class Transaction:
             if before is State.ENDED:
                 return True
             if before is State.VOTING or (
-                before is State.WAITING
-                and not self._served.commit_lock.withdraw(self)
+                before is State.WAITING and not self._served.commit_lock.withdraw(self)
             ):
                 self._doom = error
                 return True

@@ -28,7 +28,7 @@ class FellBehind(Exception):
 class Entry:
     """One commit's place in the log."""
 
-    __slots__ = ("tid", "oids", "origin", "published", "_frame")
+    __slots__ = ("_frame", "oids", "origin", "published", "tid")
 
     def __init__(self, tid, oids, origin):
         self.tid = tid
