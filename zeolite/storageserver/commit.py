@@ -153,7 +153,7 @@ class Transaction:
         self._served = session.served
         self._storage = session.storage
         self._metadata = metadata
-        self._begin_args = (metadata,) if tid is None else (metadata, tid, status)
+        self._begin_args = _begin_args(metadata, tid, status)
         self._staging = Staging()
         self._oids = {}
         self._error = None
@@ -241,17 +241,15 @@ class Transaction:
     # Any thread.
 
     def abort(self, why):
-        """End it without a commit; return False if it is being finished.
+        """End it without a commit; return False if it is too late for that.
 
         `why` is for the one who may still wait for its vote.
         """
         error = StorageTransactionError(f"the transaction was aborted: {why}")
         with self._lock:
             before = self._state
-            if before is State.FINISHING:
+            if before in (State.FINISHING, State.ENDED):
                 return False
-            if before is State.ENDED:
-                return True
             if before is State.VOTING or (
                 before is State.WAITING and not self._served.commit_lock.withdraw(self)
             ):
@@ -330,6 +328,13 @@ class Transaction:
                 f"the transaction is {self._state.value}, not {state.value}"
             )
         return True
+
+
+def _begin_args(metadata, tid, status):
+    """Only what is not the default: not every storage takes all of it."""
+    if tid is None:
+        return (metadata,)
+    return (metadata, tid) if status == " " else (metadata, tid, status)
 
 
 def _store(storage, metadata, oids, oid, serial, data):

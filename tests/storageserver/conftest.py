@@ -1,0 +1,50 @@
+"""A server in this process, on a storage that stops where a test says."""
+
+import contextlib
+
+import pytest
+
+from tests.support.blocking import BlockingStorage
+from tests.support.rawclient import RawClient
+from zeolite.storageserver.options import ServerOptions
+from zeolite.storageserver.server import StorageServer
+
+
+class ServerForTests:
+    """A `StorageServer` with what is inside it, and clients that get closed."""
+
+    def __init__(self, stack, storage=None, **options):
+        self._stack = stack
+        self.storage = storage or BlockingStorage()
+        self.server = StorageServer(
+            ("127.0.0.1", 0), {"1": self.storage}, ServerOptions(**options)
+        )
+        self.server.start()
+        stack.callback(self.server.stop)
+        self.address = self.server.address
+        self.served = self.server._served["1"]
+
+    def connect(self, **kwargs):
+        """Return a new `RawClient`."""
+        client = RawClient(self.address, **kwargs)
+        self._stack.callback(client.close)
+        return client
+
+    def session(self, client):
+        """Return the server's session of a client."""
+        name = "{}:{}".format(*client.socket.getsockname())
+        (found,) = [s for s in self.served._sessions if s._address == name]
+        return found
+
+
+@pytest.fixture
+def serve():
+    """Call it with settings to get a `ServerForTests`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda storage=None, **options: ServerForTests(stack, storage, **options)
+
+
+@pytest.fixture
+def server(serve):
+    """A server with the default settings."""
+    return serve()

@@ -1,0 +1,335 @@
+"""The commit lock, waiting votes, aborts, disconnects and the timeout."""
+
+import sys
+import threading
+import time
+
+import pytest
+from ZODB.MappingStorage import MappingStorage
+from ZODB.utils import p64
+
+from tests.support.rawclient import Failed, RawClient
+from zeolite.storageserver.commit import CommitLock, State
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.001)
+
+
+def voting(server, count, first=1):
+    """Return `count` clients; the first has the commit lock, the others wait."""
+    clients = []
+    for id in range(first, first + count):
+        client = server.connect()
+        client.begin(id, oids=(id,))
+        client.vote = client.call("vote", id)
+        if clients:
+            until(lambda: server.served.commit_lock.waiting == len(clients))
+        else:
+            client.wait_for(client.vote)
+        clients.append(client)
+    return clients
+
+
+class TestWaitingVotes:
+    def test_they_are_served_in_the_order_in_which_they_came(self, server):
+        clients = voting(server, 4)
+        tids = []
+        for id, client in enumerate(clients, 1):
+            if id > 1:
+                client.wait_for(client.vote)
+            tids.append(client.ask("tpc_finish", id))
+        assert tids == sorted(tids)
+
+    def test_loads_of_the_same_client_go_on_meanwhile(self, server):
+        holder, waiter = voting(server, 2)
+        with pytest.raises(Failed, match="POSKeyError"):
+            waiter.wait_for(waiter.load(77))
+        waiter.ask("ping")
+        assert not any(message[1] == waiter.vote for message in waiter.seen)
+        holder.ask("tpc_abort", 1)
+        assert waiter.wait_for(waiter.vote) == []
+
+    def test_another_transaction_of_the_same_client_can_wait(self, server):
+        client = server.connect()
+        client.begin(1)
+        client.begin(2, oids=(2,))
+        client.ask("vote", 1)
+        vote = client.call("vote", 2)
+        assert client.ask("tpc_finish", 1) < (client.wait_for(vote), b"\xff" * 8)[1]
+        client.ask("tpc_finish", 2)
+        assert server.served.status()["commits"] == 2
+
+    def test_the_first_of_two_disconnects(self, server):
+        holder, first, second = voting(server, 3)
+        gone = server.session(first)
+        first.close()
+        until(lambda: gone not in server.served._sessions)
+        holder.ask("tpc_finish", 1)
+        second.wait_for(second.vote)
+        second.ask("tpc_finish", 3)
+        assert server.served.status()["waiting"] == 0
+
+    def test_the_holder_disconnects(self, server):
+        holder, waiter = voting(server, 2)
+        holder.close()
+        assert waiter.wait_for(waiter.vote) == []
+        waiter.ask("tpc_finish", 2)
+        assert server.served.status()["commits"] == 1
+
+    def test_abort_takes_a_vote_out_of_the_queue(self, server):
+        holder, waiter = voting(server, 2)
+        assert waiter.ask("tpc_abort", 2) is None
+        with pytest.raises(Failed, match="aborted"):
+            raise Failed(*next(m for m in waiter.seen if m[1] == waiter.vote)[2])
+        assert server.served.commit_lock.waiting == 0
+        holder.ask("tpc_finish", 1)
+        assert waiter.commit(3, oids=(3,))
+
+    def test_abort_while_the_storage_votes(self, server):
+        (holder, waiter) = voting(server, 2)
+        vote = server.storage.gate("before tpc_vote")
+        holder.ask("tpc_abort", 1)
+        vote.wait_until_reached()  # The vote runner is in the storage.
+        waiter.ask("tpc_abort", 2)
+        other = server.connect()
+        other.begin(3)
+        other_vote = other.call("vote", 3)
+        vote.open()
+        other.wait_for(other_vote)
+        other.ask("tpc_finish", 3)
+        assert server.served.status()["commits"] == 1
+
+    def test_a_conflict_of_a_waiting_vote_is_answered(self, server):
+        writer = server.connect()
+        old = writer.commit(9, oids=(2,))
+        writer.commit(10, oids=(2,), serial=old)
+        holder, waiter = server.connect(), server.connect()
+        holder.begin(1, oids=(1,))
+        holder.ask("vote", 1)
+        waiter.begin(2, oids=(2,), serial=old)
+        vote = waiter.call("vote", 2)
+        until(lambda: server.served.commit_lock.waiting == 1)
+        holder.ask("tpc_finish", 1)
+        with pytest.raises(Failed, match="ConflictError"):
+            waiter.wait_for(vote)
+        assert server.served.status()["conflicts"] == 1
+        assert writer.commit(11, oids=(5,))
+
+
+class TestErrors:
+    def test_error_of_a_call_without_reply_is_raised_by_the_vote(self, serve):
+        server = serve(read_only=True)
+        client = server.connect(register=False)
+        client.handshake()
+        client.ask("register", "1", True)
+        client.begin(1)
+        with pytest.raises(Failed, match="ReadOnlyError"):
+            client.ask("vote", 1)
+        client.ask("ping")
+
+    def test_finish_without_vote(self, server):
+        client = server.connect()
+        client.begin(1)
+        with pytest.raises(Failed, match="StorageTransactionError"):
+            client.ask("tpc_finish", 1)
+        with pytest.raises(Failed, match="StorageTransactionError"):
+            client.ask("tpc_finish", 2)
+
+    def test_second_vote(self, server):
+        client = server.connect()
+        client.begin(1)
+        client.ask("vote", 1)
+        with pytest.raises(Failed, match="StorageTransactionError"):
+            client.ask("vote", 1)
+        assert client.ask("tpc_finish", 1)
+
+    def test_unknown_abort_is_fine(self, server):
+        assert server.connect().ask("tpc_abort", 12345) is None
+
+    def test_failed_vote_releases_the_lock(self, server):
+        client, other = server.connect(), server.connect()
+        server.storage.fail("before tpc_vote", OSError("disk full"))
+        client.begin(1)
+        with pytest.raises(Failed, match="disk full"):
+            client.ask("vote", 1)
+        assert other.commit(2)
+
+    def test_failed_begin_releases_the_lock(self, server, monkeypatch):
+        client, other = server.connect(), server.connect()
+
+        def fail(*args):
+            raise ValueError("not now")
+
+        monkeypatch.setattr(server.storage, "tpc_begin", fail)
+        client.begin(1)
+        with pytest.raises(Failed, match="not now"):
+            client.ask("vote", 1)
+        monkeypatch.undo()
+        assert other.commit(2)
+
+    def test_extension_that_runs_code_is_refused(self, server):
+        client = server.connect()
+        client.post("tpc_begin", 1, b"", b"", b"cos\nsystem\n(S'true'\ntR.", None, " ")
+        with pytest.raises(Failed, match="plain data"):
+            client.ask("vote", 1)
+
+    def test_large_transaction_goes_through_a_file(self, server):
+        client = server.connect()
+        client.commit(1, oids=range(300), data=b"x" * 10_000)
+        data, _, _ = client.wait_for(client.load(299))
+        assert data == b"x" * 10_000
+
+
+class TestTimeout:
+    def test_voted_transaction_is_aborted_and_its_client_cut_off(self, serve):
+        server = serve(transaction_timeout=0.1)
+        holder, waiter = voting(server, 2)
+        assert holder.is_closed()
+        waiter.wait_for(waiter.vote)
+        waiter.ask("tpc_finish", 2)
+        assert server.served.status()["commits"] == 1
+
+    def test_finishing_transaction_is_never_aborted(self, serve):
+        server = serve(transaction_timeout=0.1)
+        finishing = server.storage.gate("before tpc_finish")
+        client = server.connect()
+        client.begin(1)
+        client.ask("vote", 1)
+        finish = client.call("tpc_finish", 1)
+        finishing.wait_until_reached()
+        holder = server.served.commit_lock._holder
+        until(lambda: time.monotonic() - server.served.commit_lock.since > 0.3)
+        assert holder.abort("the test wants it") is False
+        finishing.open()
+        tid = client.wait_for(finish)
+        assert client.ask("lastTransaction") == tid
+
+    def test_time_in_the_queue_does_not_count(self, serve):
+        server = serve(transaction_timeout=0.5)
+        holder, waiter = voting(server, 2)
+        since = server.served.commit_lock.since
+        assert holder.is_closed()
+        waiter.wait_for(waiter.vote)
+        assert server.served.commit_lock.since >= since + 0.5
+        assert waiter.ask("tpc_finish", 2)
+
+    def test_transaction_that_hangs_in_the_vote_is_aborted_by_its_thread(self, serve):
+        server = serve(transaction_timeout=0.1)
+        voted = server.storage.gate("after tpc_vote")
+        client, other = server.connect(), server.connect()
+        client.begin(1)
+        client.call("vote", 1)
+        voted.wait_until_reached()
+        assert client.is_closed()
+        voted.open()
+        assert other.commit(2)
+        assert server.served.status()["commits"] == 1
+
+    def test_either_the_timeout_or_the_finish_wins(self, server):
+        """Both at once, many times: committed and told, or aborted and cut off."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        outcomes = {"finished": 0, "aborted": 0}
+        try:
+            for id in range(200):
+                self._race(server, id, outcomes)
+        finally:
+            sys.setswitchinterval(interval)
+        assert server.served.status()["commits"] == outcomes["finished"]
+        assert server.connect().commit(1)
+
+    def _race(self, server, id, outcomes):
+        client = server.connect()
+        client.begin(id, oids=(id + 10,))
+        client.ask("vote", id)
+        transaction = server.served.commit_lock._holder
+        start = threading.Barrier(2)
+
+        def expire():
+            start.wait()
+            transaction.expire(0)
+
+        watchdog = threading.Thread(target=expire)
+        watchdog.start()
+        start.wait()
+        for _ in range(id % 20):
+            pass
+        try:
+            tid = client.ask("tpc_finish", id)
+        except Exception:
+            tid = None
+        watchdog.join()
+        assert transaction._state is State.ENDED
+        client.close()
+        if tid is None:
+            with pytest.raises(KeyError):
+                server.storage.getTid(p64(id + 10))
+        else:
+            assert server.storage.getTid(p64(id + 10)) == tid
+        outcomes["finished" if tid else "aborted"] += 1
+
+
+class TestStop:
+    def test_running_finish_ends_and_is_answered(self, serve):
+        server = serve()
+        finishing = server.storage.gate("before tpc_finish")
+        client = server.connect()
+        client.begin(1)
+        client.ask("vote", 1)
+        finish = client.call("tpc_finish", 1)
+        finishing.wait_until_reached()
+        stopper = threading.Thread(target=server.server.stop)
+        stopper.start()
+        until(lambda: server.server._listener._stopped)
+        finishing.open()
+        tid = client.wait_for(finish)
+        stopper.join()
+        assert MappingStorage.lastTransaction(server.storage.reopened()) == tid
+
+    def test_others_are_aborted_and_nobody_gets_in(self, serve):
+        server = serve()
+        clients = voting(server, 3)
+        server.server.stop()
+        assert all(client.is_closed() for client in clients)
+        with pytest.raises(OSError):
+            RawClient(server.address)
+        assert server.storage.reopened().lastTransaction() == b"\0" * 8
+
+
+class TestCommitLock:
+    def test_hand_over_in_order(self):
+        lock = CommitLock()
+        assert lock.acquire("a") is True
+        assert lock.acquire("b") is False
+        assert lock.acquire("c") is False
+        lock.release("a")
+        assert lock.next() == "b"
+        assert lock.withdraw("b") is False
+        assert lock.withdraw("c") is True
+        lock.release("b")
+        assert lock.acquire("d") is True
+
+    def test_nobody_overtakes(self):
+        lock = CommitLock()
+        lock.acquire("a")
+        lock.acquire("b")
+        lock.release("a")
+        assert lock.acquire("c") is False
+
+    def test_close_ends_the_waits(self):
+        lock = CommitLock()
+        ended = []
+        threads = [
+            threading.Thread(target=lambda: ended.append(lock.next())),
+            threading.Thread(target=lambda: ended.append(lock.expired(1000))),
+        ]
+        for thread in threads:
+            thread.start()
+        lock.close()
+        for thread in threads:
+            thread.join()
+        assert ended == [None, None]
