@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 
 import ZODB.interfaces
 import zope.interface
@@ -46,6 +47,10 @@ class Served:
         tid = storage.lastTransaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
         self.dispatcher = Dispatcher(self.log, name)
+        # When `new_size` may be asked for again, and what it took.  Two threads
+        # that get in each other's way here do no harm.
+        self._next_size = 0
+        self._size_costs = deque([0, 0, 0], maxlen=3)
         self._lock = threading.Lock()
         self._sessions = set()
         self._gone = dict.fromkeys(COUNTS, 0)
@@ -115,6 +120,21 @@ class Served:
     def size(self):
         """Return the part of `info` that commits change."""
         return {"length": len(self.storage), "size": self.storage.getSize()}
+
+    def new_size(self):
+        """Like `size`, after a commit; None where it costs too much to know now.
+
+        Some storages count all their records to tell their size.  No more than
+        a hundredth of the time is spent on that.
+        """
+        start = time.monotonic()
+        if start < self._next_size:
+            return None
+        size = self.size()
+        # The least of some measurements: any one may have been interrupted.
+        self._size_costs.append(time.monotonic() - start)
+        self._next_size = start + 100 * min(self._size_costs)
+        return size
 
     def is_read_only(self):
         return self.options.read_only or bool(self.storage.isReadOnly())

@@ -321,8 +321,9 @@ class Session:
         self.counts["commits"] += 1
         # What was committed before goes out before the reply.
         self.delivery.catch_up(until=entry)
-        info = self.served.size()
-        self.delivery.gather(messages.encode_one_way("info", (info,)))
+        size = self.served.new_size()
+        if size is not None:
+            self.delivery.gather(messages.encode_one_way("info", (size,)))
         return tid
 
     def _tpc_abort(self, id):

@@ -1,0 +1,296 @@
+"""Who sends, what happens to slow clients, and that no wake-up is lost."""
+
+import random
+import sys
+import threading
+import time
+
+import pytest
+from ZODB.utils import p64
+
+from tests.support.rawclient import RawClient
+from zeolite.storageserver.delivery import GATHER, Delivery, Dispatcher
+from zeolite.storageserver.invalidation import InvalidationLog
+from zeolite.wire import messages
+from zeolite.wire.channel import ConnectionLost
+from zeolite.wire.frames import FrameReader
+
+from .test_commit import until
+
+
+class FakeChannel:
+    """Keeps what is sent; takes only `room` bytes of what is offered."""
+
+    def __init__(self, room=None):
+        self.room = room
+        self.sent = b""
+        self.rest = b""
+        self.blocked = threading.Event()
+        self.blocked.set()
+        self.ended = False
+
+    def send(self, data=b""):
+        if self.rest:
+            assert self.blocked.wait(20)
+        if self.ended:
+            raise ConnectionLost("ended")
+        self.sent += self.rest + data
+        self.rest = b""
+
+    def offer(self, data):
+        assert not self.rest
+        size = len(data) if self.room is None else self.room
+        self.sent += data[:size]
+        self.rest = data[size:]
+
+    @property
+    def has_rest(self):
+        return bool(self.rest)
+
+    def shutdown(self):
+        self.ended = True
+        self.blocked.set()
+
+    def tids(self):
+        reader, tids = FrameReader(2**20), []
+        reader.feed(self.sent)
+        while (frame := reader.next()) is not None:
+            tids.append(messages.decode_call(frame)[3][0])
+        return tids
+
+
+@pytest.fixture
+def log():
+    return InvalidationLog(p64(0))
+
+
+def attached(log, channel):
+    failures = []
+    delivery = Delivery(channel, failures.append)
+    delivery.attach(log)
+    delivery.failures = failures
+    return delivery
+
+
+def add(log, *numbers):
+    for number in numbers:
+        log.add(p64(number), [p64(number)])
+
+
+class TestWhoSends:
+    def test_nobody_else_sends_while_a_call_is_executed(self, log):
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        add(log, 1)
+        delivery.nudge()
+        assert channel.sent == b""
+        delivery.rest()
+        assert channel.tids() == [p64(1)]
+
+    def test_anybody_sends_while_it_is_idle(self, log):
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        delivery.rest()
+        add(log, 1, 2)
+        delivery.nudge()
+        assert channel.tids() == [p64(1), p64(2)]
+        delivery.nudge()
+        assert channel.tids() == [p64(1), p64(2)]
+
+    def test_who_had_the_lock_looks_at_the_log(self, log):
+        """A nudge that finds the lock held is made good by its holder."""
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        delivery.rest()
+        original = channel.send
+
+        def send(data):
+            # In the helper's send: a commit, and a dispatcher that passes over.
+            add(log, 1)
+            delivery.nudge()
+            original(data)
+
+        channel.send = send
+        delivery.send(b"")
+        assert channel.tids() == [p64(1)]
+
+    def test_who_turns_idle_looks_at_the_log(self, log):
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        original = channel.send
+
+        def send(data=b""):
+            # Behind the last catch-up, before the connection is idle.
+            add(log, 1)
+            delivery.nudge()
+            original(data)
+
+        channel.send = send
+        delivery.rest()
+        assert channel.tids() == [p64(1)]
+
+    def test_nothing_after_close(self, log):
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        delivery.rest()
+        delivery.close()
+        add(log, 1)
+        delivery.nudge()
+        delivery.send(b"late")
+        assert channel.sent == b""
+
+
+class TestSlowClients:
+    def test_nudge_does_not_wait_and_a_thread_sees_to_the_rest(self, log):
+        channel = FakeChannel(room=10)
+        channel.blocked.clear()
+        delivery = attached(log, channel)
+        delivery.rest()
+        add(log, 1)
+        delivery.nudge()
+        assert len(channel.sent) == 10
+        add(log, 2, 3)
+        delivery.nudge()  # Must not wait, nor take more into memory.
+        assert delivery.cursor == 1
+        channel.room = None
+        channel.blocked.set()
+        until(lambda: delivery.cursor == 3)
+        until(lambda: channel.tids() == [p64(1), p64(2), p64(3)])
+
+    def test_offers_are_bounded(self, log):
+        channel = FakeChannel(room=0)
+        channel.blocked.clear()
+        delivery = attached(log, channel)
+        delivery.rest()
+        oids = [p64(number) for number in range(2000)]
+        for number in range(1, 100):
+            log.add(p64(number), oids)
+        delivery.nudge()
+        assert len(channel.rest) < GATHER + len(log.read(0)[0].frame()) + 1
+        channel.shutdown()
+        until(lambda: delivery.failures)
+
+    def test_who_fell_behind_is_ended(self):
+        log = InvalidationLog(p64(0), keep=1, maximum=10)
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        delivery.rest()
+        add(log, *range(1, 20))
+        delivery.nudge()
+        (failure,) = delivery.failures
+        assert "behind" in str(failure)
+        delivery.nudge()
+        assert len(delivery.failures) == 1
+
+    def test_stalled_client_delays_nobody(self, server):
+        """It reads nothing while others commit a thousand times."""
+        stalled = server.connect(receive_buffer=4096)
+        writer, reader = server.connect(), server.connect()
+        session = server.session(stalled)
+        oids = range(100)
+        tids = [writer.commit(0, oids=oids)]
+        held = []
+        for id in range(1, 1001):
+            tids.append(writer.commit(id, oids=oids, serial=tids[-1]))
+            held.append(len(session._channel._rest))
+        reader.ask("ping")
+        assert reader.invalidations() == tids
+        frame = len(server.served.log.read(server.served.log.end - 1)[0].frame())
+        assert max(held) <= GATHER + frame
+        assert len(server.served.log) <= 1001
+        # It wakes up, and nothing is missing.
+        stalled.ask("ping")
+        assert stalled.invalidations() == tids
+
+    def test_stalled_client_is_given_up(self, serve):
+        server = serve(client_timeout=0.2)
+        stalled = server.connect(receive_buffer=4096)
+        writer = server.connect()
+        session = server.session(stalled)
+        oids = range(1000)
+        tid = writer.commit(0, oids=oids)
+        for id in range(1, 1000):
+            tid = writer.commit(id, oids=oids, serial=tid)
+            if session not in server.served._sessions:
+                break
+        until(lambda: session not in server.served._sessions)
+        assert "took nothing" in session._reason
+        assert writer.commit(2000, oids=(5000,))
+
+
+class TestDispatcher:
+    def test_only_the_committer_is_connected(self, log):
+        dispatcher = Dispatcher(log, "test")
+        delivery = attached(log, FakeChannel())
+        dispatcher.add(delivery)
+        add(log, 1)
+        dispatcher.wake(delivery)
+        assert not dispatcher._due
+        dispatcher.wake(None)
+        assert dispatcher._due
+
+    def test_trims_the_log(self):
+        log = InvalidationLog(p64(0), keep=2)
+        dispatcher = Dispatcher(log, "test")
+        dispatcher.start()
+        slow, fast = attached(log, FakeChannel()), attached(log, FakeChannel())
+        for delivery in (slow, fast):
+            dispatcher.add(delivery)
+        fast.rest()
+        add(log, *range(1, 11))
+        dispatcher.wake()
+        until(lambda: fast.cursor == 10)
+        assert len(log) == 10
+        slow.rest()
+        dispatcher.wake()
+        until(lambda: len(log) == 2)
+        dispatcher.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_wake_up_is_lost(serve, seed):
+    """Clients that come, go, load and stall all see the same order."""
+    server = serve()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    done = threading.Event()
+    problems = []
+    committed = []
+
+    def follow(seed):
+        rng = random.Random(seed)
+        try:
+            while not done.is_set():
+                client = RawClient(server.address)
+                for _ in range(rng.randrange(20)):
+                    client.ask(rng.choice(["ping", "lastTransaction"]))
+                    if rng.random() < 0.2:
+                        time.sleep(rng.random() / 100)
+                tid = client.ask("lastTransaction")
+                seen = [client.tid, *client.invalidations()]
+                if seen != sorted(set(seen)) or seen[-1] != tid:
+                    problems.append(("order", seen, tid))
+                checks.append(seen)
+                client.close()
+        except Exception as error:
+            problems.append(error)
+
+    checks = []
+    threads = [threading.Thread(target=follow, args=(seed * 10 + n,)) for n in range(4)]
+    try:
+        writer = server.connect()
+        committed.append(writer.tid)
+        for thread in threads:
+            thread.start()
+        for id in range(60):
+            committed.append(writer.commit(id, oids=(id,)))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not problems
+    for seen in checks:
+        start = committed.index(seen[0])
+        assert seen == committed[start : start + len(seen)]
+    assert sum(map(len, checks)) > 60
