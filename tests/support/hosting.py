@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 
-
 #: The processes that serve a whole test run.
 HOSTS = set()
 

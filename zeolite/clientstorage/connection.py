@@ -37,6 +37,19 @@ class Refused(Exception):
 _EXPECTED = (Refused, ConnectionLost, ProtocolError, ClientDisconnected, OSError)
 
 
+def _is_invalidation(args):
+    return (
+        len(args) == 2
+        and _is_id(args[0])
+        and type(args[1]) in (list, tuple)
+        and all(map(_is_id, args[1]))
+    )
+
+
+def _is_id(value):
+    return type(value) is bytes and len(value) == 8
+
+
 class Connection:
     """Keeps one link to one of several addresses.
 
@@ -63,7 +76,7 @@ class Connection:
         self._connecting = None
         self._link = None
         self._reasons = {}
-        self._refused = False
+        self._refusal = None
         self._thread = threading.Thread(
             target=self._run, name=f"zeolite-reader-{register[0]}", daemon=True
         )
@@ -106,7 +119,7 @@ class Connection:
         with self._condition:
             self._condition.wait_for(
                 lambda: (
-                    self._link or self._closed or (stop_if_refused and self._refused)
+                    self._link or self._closed or (stop_if_refused and self._refusal)
                 ),
                 self._wait_timeout,
             )
@@ -114,6 +127,8 @@ class Connection:
                 return self._link
             if self._closed:
                 raise ClientDisconnected("the storage is closed")
+            if stop_if_refused and isinstance(self._refusal, ProtocolError):
+                raise ProtocolError(self._why())
             raise ClientDisconnected(self._why())
 
     def _why(self):
@@ -144,7 +159,7 @@ class Connection:
 
     def _connect(self):
         """Return a link that is ready, or None."""
-        refused = 0
+        refusals = []
         attempts = addresses.connect(
             self._addresses, lambda: not self._closed, self._failed
         )
@@ -155,12 +170,14 @@ class Connection:
                     self._greet(link)
                     return link
                 except Exception as error:
-                    refused += isinstance(error, Refused)
+                    if isinstance(error, Refused | ProtocolError):
+                        refusals.append(error)
                     self._failed(address, error)
                     self._lose(link)
         with self._condition:
-            self._refused = refused == len(self._addresses)
-            self._condition.notify_all()
+            if len(refusals) == len(self._addresses):
+                self._refusal = refusals[0]
+                self._condition.notify_all()
         return None
 
     def _greet(self, link):
@@ -210,17 +227,16 @@ class Connection:
         message_id, flag, name, args = message
         if name == messages.REPLY:
             link.reply(message_id, flag, args)
-        elif name == "invalidateTransaction":
-            tid, oids = args
+        elif name == "invalidateTransaction" and _is_invalidation(args):
             if early is None:
-                self._owner.invalidated(tid, oids)
+                self._owner.invalidated(*args)
             else:
-                early.append((tid, oids))
-        elif name == "info":
+                early.append(args)
+        elif name == "info" and len(args) == 1 and type(args[0]) is dict:
             if early is None:
                 self._owner.informed(*args)
         else:
-            raise ProtocolError(f"the server called {name[:50]!r}")
+            raise ProtocolError(f"the server's call of {name[:50]!r} makes no sense")
 
     def _failed(self, address, error):
         if not isinstance(error, _EXPECTED):

@@ -1,0 +1,269 @@
+"""What the server says takes effect in the order in which it was said."""
+
+import threading
+
+import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import maxtid, p64
+
+from tests.support.blocking import Gate
+
+OID = p64(7)
+
+
+class Database:
+    """Stands for ZODB's database, and can be stopped while it is told."""
+
+    def __init__(self):
+        self.told = []
+        self.gate = None
+
+    def invalidate(self, tid, oids):
+        if self.gate is not None:
+            self.gate.stop_here()
+        self.told.append((tid, oids))
+
+    def invalidateCache(self):
+        self.told.append("everything")
+
+
+class Background(threading.Thread):
+    """Runs a function and keeps what it returns or raises."""
+
+    def __init__(self, function, *args):
+        super().__init__()
+        self._call = function, args
+        self._outcome = None
+        self.start()
+
+    def run(self):
+        function, args = self._call
+        try:
+            self._outcome = function(*args), None
+        except Exception as error:
+            self._outcome = None, error
+
+    def result(self):
+        self.join(20)
+        assert not self.is_alive(), "it hangs"
+        result, error = self._outcome
+        if error is not None:
+            raise error
+        return result
+
+
+@pytest.fixture
+def database():
+    return Database()
+
+
+def voted(storage, script, data=b"mine"):
+    """A transaction that has stored OID and voted; returns its metadata."""
+    transaction = TransactionMetaData()
+    storage.tpc_begin(transaction)
+    storage.store(OID, None, data, "", transaction)
+    vote = Background(storage.tpc_vote, transaction)
+    script.expect("tpc_begin")
+    script.expect("storea")
+    script.answer("vote", [])
+    assert vote.result() == []
+    return transaction
+
+
+def loaded(storage, script, data, start):
+    """Load OID from the server."""
+    load = Background(storage.loadBefore, OID, maxtid)
+    script.answer("loadBefore", (data, start, None))
+    assert load.result() == (data, start, None)
+
+
+def settle(storage, script):
+    """Wait until all that the server has said has taken effect."""
+    ping = Background(storage.ping)
+    script.answer("ping", None)
+    ping.result()
+
+
+class TestInvalidations:
+    def test_last_transaction_waits_for_the_database(self, connect, database):
+        storage, script = connect()
+        storage.registerDB(database)
+        database.gate = Gate()
+        script.call("invalidateTransaction", p64(2), [OID])
+        script.call("invalidateTransaction", p64(3), [OID])
+        database.gate.wait_until_reached()
+        assert storage.lastTransaction() == p64(1)
+        assert database.told == []
+        database.gate.open()
+        database.gate = None
+        settle(storage, script)
+        assert storage.lastTransaction() == p64(3)
+        assert database.told == [(p64(2), [OID]), (p64(3), [OID])]
+
+    def test_cache_is_right_before_the_database_is_told(self, connect, database):
+        storage, script = connect()
+        storage.registerDB(database)
+        loaded(storage, script, b"old", p64(1))
+        database.gate = Gate()
+        script.call("invalidateTransaction", p64(2), [OID])
+        database.gate.wait_until_reached()
+        assert storage._cache.loadBefore(OID, maxtid) is None
+        assert storage._cache.loadBefore(OID, p64(2)) == (b"old", p64(1), p64(2))
+        database.gate.open()
+
+    def test_reply_and_invalidation_in_the_order_of_the_server(self, connect):
+        storage, script = connect()
+        load = Background(storage.loadBefore, OID, maxtid)
+        message_id, _ = script.expect("loadBefore")
+        script.reply(message_id, (b"old", p64(1), None))
+        script.call("invalidateTransaction", p64(2), [OID])
+        assert load.result() == (b"old", p64(1), None)
+        settle(storage, script)
+        again = Background(storage.loadBefore, OID, maxtid)
+        script.answer("loadBefore", (b"new", p64(2), None))
+        assert again.result() == (b"new", p64(2), None)
+
+    def test_load_that_saw_a_commit_before_it_was_told(self, connect):
+        storage, script = connect()
+        loaded(storage, script, b"new", p64(2))
+        script.call("invalidateTransaction", p64(2), [OID])
+        settle(storage, script)
+        assert storage.loadBefore(OID, maxtid) == (b"new", p64(2), None)
+
+
+class TestFinishing:
+    def test_cache_database_and_tid_change_together(self, connect, database):
+        storage, script = connect()
+        storage.registerDB(database)
+        loaded(storage, script, b"old", p64(1))
+        transaction = voted(storage, script)
+        seen = []
+
+        def callback(tid):
+            seen.append((tid, storage.lastTransaction(), database.told[:]))
+            seen.append(storage._cache.loadBefore(OID, maxtid))
+
+        finish = Background(storage.tpc_finish, transaction, callback)
+        message_id, _ = script.expect("tpc_finish")
+        script.call("invalidateTransaction", p64(2), [p64(8)])
+        script.reply(message_id, p64(3))
+        script.call("invalidateTransaction", p64(4), [p64(9)])
+        assert finish.result() == p64(3)
+        assert seen == [(p64(3), p64(2), [(p64(2), [p64(8)])]), None]
+        settle(storage, script)
+        assert storage.lastTransaction() == p64(4)
+        assert storage.loadBefore(OID, maxtid) == (b"mine", p64(3), None)
+        assert storage.loadBefore(OID, p64(3)) == (b"old", p64(1), p64(3))
+
+    def test_later_commit_waits_for_the_callback(self, connect, database):
+        storage, script = connect()
+        storage.registerDB(database)
+        transaction = voted(storage, script)
+        gate = Gate()
+        finish = Background(
+            storage.tpc_finish, transaction, lambda tid: gate.stop_here()
+        )
+        script.answer("tpc_finish", p64(3))
+        script.call("invalidateTransaction", p64(4), [OID])
+        gate.wait_until_reached()
+        assert database.told == []
+        assert storage.lastTransaction() == p64(1)
+        gate.open()
+        assert finish.result() == p64(3)
+        settle(storage, script)
+        assert storage.lastTransaction() == p64(4)
+        assert storage._cache.loadBefore(OID, maxtid) is None
+
+    def test_error_in_the_callback_reaches_the_committer(self, connect):
+        storage, script = connect()
+        transaction = voted(storage, script)
+
+        def callback(tid):
+            raise ValueError("my fault")
+
+        finish = Background(storage.tpc_finish, transaction, callback)
+        script.answer("tpc_finish", p64(3))
+        with pytest.raises(ValueError, match="my fault"):
+            finish.result()
+        assert storage.lastTransaction() == p64(3)
+        settle(storage, script)
+
+    def test_what_the_server_resolved_is_not_cached(self, connect):
+        storage, script = connect()
+        transaction = TransactionMetaData()
+        storage.tpc_begin(transaction)
+        storage.store(OID, p64(1), b"mine", "", transaction)
+        vote = Background(storage.tpc_vote, transaction)
+        script.expect("tpc_begin")
+        script.expect("storea")
+        script.answer("vote", [OID])
+        assert vote.result() == [OID]
+        finish = Background(storage.tpc_finish, transaction)
+        script.answer("tpc_finish", p64(3))
+        finish.result()
+        assert storage._cache.loadBefore(OID, maxtid) is None
+
+
+class TestVerifying:
+    """After a connection was lost, before anybody uses the next one."""
+
+    def reconnect(self, fake, script, tid):
+        script.close()
+        script = fake.accept(register=False)
+        script.answer("register", tid)
+        script.answer("get_info", {})
+        return script
+
+    def prepared(self, connect, database):
+        storage, script = connect()
+        storage.registerDB(database)
+        loaded(storage, script, b"old", p64(1))
+        return storage, script
+
+    def test_nothing_happened(self, fake, connect, database):
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(1))
+        settle(storage, script)
+        assert storage.loadBefore(OID, maxtid)[0] == b"old"
+        assert database.told == []
+
+    def test_what_was_missed_is_replayed(self, fake, connect, database):
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        assert script.answer("getInvalidations", (p64(5), [OID])) == (p64(1),)
+        settle(storage, script)
+        assert database.told == [(p64(5), [OID])]
+        assert storage.lastTransaction() == p64(5)
+        assert storage._cache.loadBefore(OID, p64(2)) is None
+
+    def test_commits_during_the_verification_come_behind_it(
+        self, fake, connect, database
+    ):
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        message_id, _ = script.expect("getInvalidations")
+        script.call("invalidateTransaction", p64(6), [p64(8)])
+        script.call("invalidateTransaction", p64(7), [p64(9)])
+        # The server's answer knows of the first of the two.
+        script.reply(message_id, (p64(6), [OID, p64(8)]))
+        settle(storage, script)
+        assert database.told == [(p64(6), [OID, p64(8)]), (p64(7), [p64(9)])]
+        assert storage.lastTransaction() == p64(7)
+
+    def test_away_for_too_long(self, fake, connect, database):
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", None)
+        settle(storage, script)
+        assert database.told == ["everything"]
+        assert len(storage._cache) == 0
+        assert storage.lastTransaction() == p64(5)
+
+    def test_server_that_is_behind_is_refused(self, fake, connect, database):
+        storage, script = self.prepared(connect, database)
+        script.call("invalidateTransaction", p64(9), [OID])
+        settle(storage, script)
+        self.reconnect(fake, script, p64(5))
+        second = self.reconnect(fake, script, p64(9))
+        settle(storage, second)
+        assert storage.lastTransaction() == p64(9)

@@ -1,0 +1,107 @@
+"""A server that says only what a test tells it to."""
+
+import pickle
+import socket
+import struct
+import threading
+
+from ZODB.utils import p64
+
+
+class FakeServer:
+    """Listens at `address`; each connection is a `Script` from `accept`."""
+
+    def __init__(self, protocol=b"Z5"):
+        self._protocol = protocol
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(20)
+        self.address = self._listener.getsockname()
+        self._scripts = []
+
+    def accept(self, tid=p64(1), register=True):
+        """Take a client through the handshake, and registering."""
+        sock, _ = self._listener.accept()
+        script = Script(sock)
+        self._scripts.append(script)
+        script.send_frame(self._protocol)
+        if register:
+            script.answer("register", tid)
+            script.answer("get_info", {"length": 1, "size": 2, "name": "fake"})
+        return script
+
+    def accept_in_background(self, tid=p64(1)):
+        """For a client that waits in its constructor; `join` gives the script."""
+        accepting = Accepting(lambda: self.accept(tid))
+        accepting.start()
+        return accepting
+
+    def close(self):
+        self._listener.close()
+        for script in self._scripts:
+            script.close()
+
+
+class Accepting(threading.Thread):
+    def __init__(self, accept):
+        super().__init__()
+        self._accept = accept
+        self.script = None
+
+    def run(self):
+        self.script = self._accept()
+
+
+class Script:
+    """The server's end of a connection."""
+
+    def __init__(self, sock):
+        sock.settimeout(20)
+        self._socket = sock
+        self._file = sock.makefile("rb")
+        self._greeted = False
+
+    def send_frame(self, data):
+        self._socket.sendall(struct.pack(">I", len(data)) + data)
+
+    def read_frame(self):
+        (size,) = struct.unpack(">I", self._file.read(4))
+        return self._file.read(size)
+
+    def read(self):
+        """Return the next call: (message id, flag, name, args)."""
+        if not self._greeted:
+            assert self.read_frame() == b"Z5"
+            self._greeted = True
+        return pickle.loads(self.read_frame())
+
+    def expect(self, name):
+        """Read the next call, which is to be `name`; return (id, args)."""
+        message_id, _, found, args = self.read()
+        assert found == name
+        return message_id, args
+
+    def answer(self, name, result):
+        """Expect a call and reply to it; return its arguments."""
+        message_id, args = self.expect(name)
+        self.reply(message_id, result)
+        return args
+
+    def reply(self, message_id, result):
+        self.send(message_id, 0, ".reply", result)
+
+    def fail(self, message_id, name, details):
+        self.send(message_id, 2, ".reply", (name, details))
+
+    def call(self, name, *args):
+        self.send(0, 1, name, args)
+
+    def send(self, *message):
+        self.send_frame(pickle.dumps(message, 3))
+
+    def close(self):
+        self._file.close()
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._socket.close()

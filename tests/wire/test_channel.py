@@ -1,0 +1,162 @@
+"""Channels: receive, send and offer, on TCP over IPv4 and IPv6 and on Unix sockets."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from zeolite.wire.channel import ConnectionLost, PeerSilent, PlainChannel
+
+KINDS = {
+    "tcp": (socket.AF_INET, ("127.0.0.1", 0)),
+    "tcp6": (socket.AF_INET6, ("::1", 0)),
+    "unix": (socket.AF_UNIX, "socket"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def pair(request, tmp_path, monkeypatch):
+    """Two connected channels, with small buffers."""
+    monkeypatch.chdir(tmp_path)
+    family, address = KINDS[request.param]
+    listener = socket.socket(family)
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        pytest.skip(f"no {request.param} here")
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.listen()
+    near = socket.socket(family)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    near.connect(listener.getsockname())
+    far, _ = listener.accept()
+    listener.close()
+    channels = PlainChannel(near, 0.1), PlainChannel(far, 0.1)
+    yield channels
+    for channel in channels:
+        channel.close()
+
+
+def receive(channel, size):
+    data = b""
+    while len(data) < size:
+        piece = channel.receive(time.monotonic() + 20)
+        assert piece
+        data += piece
+    return data
+
+
+DATA = bytes(range(256)) * 4096
+
+
+def test_send_and_receive(pair):
+    near, far = pair
+    near.send(b"hello")
+    assert far.receive() == b"hello"
+    far.send(b"hi")
+    assert near.receive() == b"hi"
+
+
+def test_large_data_in_both_directions_at_once(pair):
+    threads = [threading.Thread(target=channel.send, args=(DATA,)) for channel in pair]
+    for thread in threads:
+        thread.start()
+    got = {}
+
+    def read(channel):
+        got[channel] = receive(channel, len(DATA))
+
+    readers = [threading.Thread(target=read, args=(channel,)) for channel in pair]
+    for thread in readers:
+        thread.start()
+    for thread in threads + readers:
+        thread.join()
+    assert list(got.values()) == [DATA, DATA]
+
+
+def test_offer_keeps_what_the_peer_does_not_take(pair):
+    near, far = pair
+    near.offer(DATA)
+    assert near.has_rest
+    sender = threading.Thread(target=near.send, args=(b"end",))
+    sender.start()
+    assert receive(far, len(DATA) + 3) == DATA + b"end"
+    sender.join()
+    assert not near.has_rest
+
+
+def test_small_offer_leaves_no_rest(pair):
+    near, far = pair
+    near.offer(b"x")
+    assert not near.has_rest
+    assert far.receive() == b"x"
+
+
+def test_send_gives_up_when_the_peer_takes_nothing(pair):
+    near, _ = pair
+    with pytest.raises(PeerSilent, match="took nothing for 0"):
+        near.send(DATA)
+
+
+def test_slow_peer_is_not_given_up(pair):
+    near, far = pair
+    sender = threading.Thread(target=near.send, args=(DATA,))
+    sender.start()
+    assert receive(far, len(DATA)) == DATA
+    sender.join()
+
+
+def test_receive_with_a_deadline(pair):
+    near, _ = pair
+    with pytest.raises(PeerSilent):
+        near.receive(time.monotonic())
+
+
+def test_end_of_stream(pair):
+    near, far = pair
+    near.shutdown()
+    assert far.receive() == b""
+    with pytest.raises(ConnectionLost):
+        for _ in range(10):
+            far.send(DATA)
+
+
+def test_shutdown_wakes_who_receives_and_who_sends(pair):
+    near, _ = pair
+    ended = []
+
+    def wait(function, *args):
+        try:
+            ended.append(function(*args))
+        except ConnectionLost as error:
+            ended.append(error)
+
+    patient = PlainChannel(near._socket, 1000)
+    threads = [
+        threading.Thread(target=wait, args=(patient.send, DATA)),
+        threading.Thread(target=wait, args=(near.receive,)),
+    ]
+    for thread in threads:
+        thread.start()
+    near.shutdown()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 2
+
+
+def test_stop_receiving_leaves_sending(pair):
+    near, far = pair
+    near.stop_receiving()
+    assert near.receive() == b""
+    near.send(b"last words")
+    assert far.receive() == b"last words"
+
+
+def test_shutdown_after_close_is_harmless(pair):
+    near, _ = pair
+    near.close()
+    near.shutdown()
+    near.stop_receiving()
+    near.close()
