@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from tests.support.processes import free_port
 from zeolite.clientstorage.addresses import connect, parse, text
 
 
@@ -58,11 +59,6 @@ def attempt(addresses, wanted=lambda: True):
         connected.append(address)
         sock.close()
     return connected, failed
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 def test_dead_addresses_do_not_delay_a_live_one(tmp_path):

@@ -16,6 +16,7 @@ from ZODB.POSException import (
 from ZODB.utils import maxtid, p64
 
 from tests.support.fakeserver import FakeServer
+from tests.support.processes import free_port
 from zeolite.clientstorage import connection
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.clientstorage.transaction import GATHER, REMEMBER
@@ -24,11 +25,6 @@ from zeolite.errors import ClientDisconnected, ProtocolError, ServerException
 from .test_order import Background, settle
 
 OID = p64(7)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 class TestLoading:
@@ -79,7 +75,7 @@ class TestLoading:
         call = Background(storage.getTid, OID)
         message_id, _ = script.expect("getTid")
         script.fail(message_id, "application.OutOfPaper", ("tray 2",))
-        with pytest.raises(ServerException, match="OutOfPaper.*tray 2"):
+        with pytest.raises(ServerException, match=r"OutOfPaper.*tray 2"):
             call.result()
 
 
@@ -149,7 +145,7 @@ class TestTransactions:
         abort.result()
 
     def test_wrong_order_of_calls(self, connect):
-        storage, script = connect()
+        storage, _ = connect()
         txn = TransactionMetaData()
         for call in (storage.tpc_vote, storage.tpc_finish):
             with pytest.raises(StorageTransactionError):
@@ -253,7 +249,7 @@ class TestConnecting:
     def test_unknown_storage_fails_at_once(self, fake):
         def refuse():
             script = fake.accept(register=False)
-            message_id, args = script.expect("register")
+            message_id, _ = script.expect("register")
             script.fail(message_id, "builtins.ValueError", ("this server has 'main'",))
 
         refusing = threading.Thread(target=refuse)
@@ -334,7 +330,7 @@ class TestConnecting:
         sync.result()
 
     def test_no_server_sync(self, connect):
-        storage, script = connect()
+        storage, _ = connect()
         storage.sync()
 
 

@@ -66,4 +66,3 @@ class ConformanceTest(StorageTestBase):
         self._server.stop()
         shutil.rmtree(self._directory)
         super().tearDown()
-

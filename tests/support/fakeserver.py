@@ -7,6 +7,8 @@ import threading
 
 from ZODB.utils import p64
 
+FIRST_TID = p64(1)
+
 
 class FakeServer:
     """Listens at `address`; each connection is a `Script` from `accept`."""
@@ -18,7 +20,7 @@ class FakeServer:
         self.address = self._listener.getsockname()
         self._scripts = []
 
-    def accept(self, tid=p64(1), register=True):
+    def accept(self, tid=FIRST_TID, register=True):
         """Take a client through the handshake, and registering."""
         sock, _ = self._listener.accept()
         script = Script(sock)
@@ -29,7 +31,7 @@ class FakeServer:
             script.answer("get_info", {"length": 1, "size": 2, "name": "fake"})
         return script
 
-    def accept_in_background(self, tid=p64(1)):
+    def accept_in_background(self, tid=FIRST_TID):
         """For a client that waits in its constructor; `join` gives the script."""
         accepting = Accepting(lambda: self.accept(tid))
         accepting.start()

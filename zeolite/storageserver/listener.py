@@ -132,20 +132,24 @@ class _TCPServer(_Server, socketserver.ThreadingTCPServer):
 
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
+    _bound = False
+
     def server_bind(self):
         # Only the owner may connect.
         before = os.umask(0o177)
         try:
             super().server_bind()
+            self._bound = True
         finally:
             os.umask(before)
 
     def server_close(self):
         super().server_close()
-        try:
-            os.unlink(self.server_address)
-        except OSError:
-            pass
+        if self._bound:  # Otherwise the file may be another server's.
+            try:
+                os.unlink(self.server_address)
+            except OSError:
+                pass
 
 
 def _family(host, port):

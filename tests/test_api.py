@@ -1,0 +1,269 @@
+"""`zeolite.server`, `client`, `DB` and `connection`, as scripts use them."""
+
+import subprocess
+import sys
+
+import pytest
+import transaction
+import ZODB.interfaces
+
+import zeolite
+from tests.support.processes import free_port
+from zeolite.errors import ClientDisconnected, ConfigurationError
+
+
+@pytest.fixture
+def serve():
+    stops = []
+
+    def serve(*args, **kwargs):
+        address, stop = zeolite.server(*args, **kwargs)
+        stops.append(stop)
+        return address
+
+    yield serve
+    for stop in stops:
+        stop()
+
+
+def store(address, **values):
+    connection = zeolite.connection(address)
+    connection.root().update(values)
+    transaction.commit()
+    connection.close()
+
+
+def root(address):
+    connection = zeolite.connection(address)
+    try:
+        return dict(connection.root())
+    finally:
+        connection.close()
+
+
+def test_in_memory(serve):
+    address = serve()
+    store(address, x=1)
+    assert root(address) == {"x": 1}
+
+
+def test_from_another_process(serve):
+    address = serve()
+    store(address, x=1)
+    script = (
+        f"import zeolite; connection = zeolite.connection({address!r}); "
+        "print(connection.root()['x']); connection.close()"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "1\n"
+
+
+def test_file_storage_outlives_the_server(tmp_path):
+    path = str(tmp_path / "Data.fs")
+    for value in (1, 2):
+        address, stop = zeolite.server(path)
+        if value == 2:
+            assert root(address) == {"x": 1}
+        store(address, x=value)
+        stop()
+
+
+def test_storage_section(serve):
+    address = serve(storage_conf="<demostorage>\n</demostorage>")
+    store(address, x=1)
+    assert root(address) == {"x": 1}
+
+
+def test_integer_is_a_local_port(serve):
+    host, port = serve()
+    assert host == "127.0.0.1"
+    store(port, x=1)
+    assert root((host, port)) == {"x": 1}
+
+
+def test_given_port(serve):
+    port = free_port()
+    assert serve(port=port) == ("127.0.0.1", port)
+
+
+def test_list_of_addresses(serve):
+    address = serve()
+    store([free_port(), address], x=1)
+    assert root([address]) == {"x": 1}
+
+
+def test_unix_socket(serve, tmp_path):
+    path = str(tmp_path / "socket")
+    assert serve(port=path) == path
+    store(path, x=1)
+    assert root(path) == {"x": 1}
+    assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
+
+
+def test_unix_socket_that_was_left_behind(tmp_path):
+    import socket
+
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    address, stop = zeolite.server(port=str(path))
+    with pytest.raises(OSError):
+        zeolite.server(port=str(path))
+    store(address, x=1)
+    stop()
+    assert not path.exists()
+
+
+def test_ipv6(serve):
+    try:
+        address = serve(host="::1")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    assert address[0] == "::1"
+    store(address, x=1)
+    assert root(address) == {"x": 1}
+
+
+@pytest.mark.parametrize("conf", [{"read_only": "true"}, "read-only true\n"])
+def test_server_settings(serve, conf):
+    address = serve(zeo_conf=conf)
+    with pytest.raises(ClientDisconnected, match="read-only"):
+        zeolite.client(address, wait_timeout=1000)
+    storage = zeolite.client(address, read_only=True)
+    assert storage.isReadOnly()
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"zeo_conf": {"flavour": "x"}}, "flavour"),
+        ({"zeo_conf": {"msgpack": "true"}}, "msgpack"),
+        ({"zeo_conf": {"transaction_timeout": "soon"}}, "soon"),
+        ({"path": "x", "storage_conf": "<mappingstorage/>"}, "storage_conf"),
+        ({"blob_dir": "x"}, "blob_dir"),
+    ],
+)
+def test_settings_that_cannot_work(arguments, text):
+    with pytest.raises(ConfigurationError, match=text):
+        zeolite.server(**arguments)
+
+
+def test_address_in_use_leaves_nothing_open(serve, tmp_path):
+    _, port = serve()
+    path = str(tmp_path / "Data.fs")
+    with pytest.raises(OSError):
+        zeolite.server(path, port=port)
+    serve(path)  # It is not locked.
+
+
+def test_stop_disconnects():
+    address, stop = zeolite.server()
+    db = zeolite.DB(address, wait_timeout=0.2)
+    stop()
+    with pytest.raises(ClientDisconnected):
+        db.storage.ping()
+    db.close()
+
+
+def test_class_and_interfaces(serve):
+    storage = zeolite.ClientStorage(serve())
+    assert ZODB.interfaces.IStorage.providedBy(storage)
+    storage.close()
+
+
+def test_two_databases_see_each_other(serve):
+    address = serve()
+    first, second = zeolite.DB(address), zeolite.DB(address, server_sync=True)
+    manager = transaction.TransactionManager()
+    reader = second.open(manager)
+    assert "x" not in reader.root()
+    with first.transaction() as connection:
+        connection.root()["x"] = 1
+    manager.begin()
+    assert reader.root()["x"] == 1
+    first.close()
+    second.close()
+
+
+def test_clientstorage_section(serve):
+    import ZODB.config
+
+    _, port = serve()
+    store(port, x=1)
+    db = ZODB.config.databaseFromString(
+        f"""
+        %import zeolite
+        <zodb>
+          <clientstorage>
+            server {port}
+            cache-size 5MB
+            name app
+            client-label app
+            wait-timeout 10
+            server-sync on
+          </clientstorage>
+        </zodb>
+        """
+    )
+    with db.transaction() as connection:
+        assert connection.root()["x"] == 1
+    assert db.storage.getName() == "app (connected)"
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "line, text",
+    [
+        ("cache-path x", "cache"),
+        ("blob-dir x", "blob_dir"),
+        ("read-only-fallback on", "read_only_fallback"),
+        ("<ssl>\ncertificate x\n</ssl>", "TLS"),
+    ],
+)
+def test_clientstorage_section_with_later_features(line, text):
+    import ZODB.config
+
+    with pytest.raises(Exception, match=text):
+        ZODB.config.storageFromString(
+            f"%import zeolite\n<clientstorage>\nserver 1\n{line}\n</clientstorage>"
+        )
+
+
+def test_vendored_copy_works(tmp_path, serve):
+    """The folder, copied into another package, with one line changed."""
+    import pathlib
+    import shutil
+
+    package = tmp_path / "app" / "vendor" / "zeolite"
+    shutil.copytree(pathlib.Path(zeolite.__file__).parent, package)
+    for directory in (tmp_path / "app", tmp_path / "app" / "vendor"):
+        (directory / "__init__.py").touch()
+    component = package / "component.xml"
+    text = component.read_text()
+    changed = text.replace('prefix="zeolite"', 'prefix="app.vendor.zeolite"')
+    assert changed != text
+    component.write_text(changed)
+    script = """
+import sys
+import transaction, ZODB.config
+from app.vendor import zeolite
+address, stop = zeolite.server(zeo_conf={"read-only": "false"})
+connection = zeolite.connection(address)
+connection.root()["x"] = 1
+transaction.commit()
+connection.close()
+db = ZODB.config.databaseFromString(
+    "%import app.vendor.zeolite\\n<zodb>\\n<clientstorage>\\n"
+    f"server {address[1]}\\n</clientstorage>\\n</zodb>\\n"
+)
+with db.transaction() as connection:
+    print(connection.root()["x"])
+db.close()
+stop()
+assert not [name for name in sys.modules if name.split(".")[0] == "zeolite"]
+"""
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    output = subprocess.check_output(
+        [sys.executable, "-c", script], text=True, cwd=tmp_path, env=environment
+    )
+    assert output == "1\n"

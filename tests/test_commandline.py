@@ -1,0 +1,295 @@
+"""`python -m zeolite`, as a user runs it."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import transaction
+
+import zeolite
+from tests.support.processes import ServerProcess, free_port, running
+
+FILE = """\
+<zeolite>
+  address 127.0.0.1:0
+</zeolite>
+<filestorage>
+  path Data.fs
+</filestorage>
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="zeolite.conf"):
+        (tmp_path / name).write_text(text)
+
+    return write
+
+
+def fails(tmp_path, *arguments):
+    """Run it; return what it says on stderr, which is to be one line."""
+    result = subprocess.run(
+        [sys.executable, "-m", "zeolite", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if " INFO " not in line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("zeolite: ")
+    return lines[0]
+
+
+def store_and_read(address):
+    connection = zeolite.connection(address)
+    connection.root()["x"] = connection.root().get("x", 0) + 1
+    transaction.commit()
+    value = connection.root()["x"]
+    connection.close()
+    return value
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_a_signal(tmp_path, write, number):
+    write(FILE)
+    for value in (1, 2):
+        with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+            assert store_and_read(server.address()) == value
+            assert server.kill(number) == 0
+            assert not any("Traceback" in line for line in server.lines)
+
+
+def test_file_of_the_current_directory(tmp_path, write):
+    write(FILE)
+    with running(cwd=tmp_path) as server:
+        store_and_read(server.address())
+
+
+def test_says_what_it_serves_and_where(tmp_path, write):
+    write(
+        FILE.replace(
+            "<filestorage>", "<mappingstorage a>\n</mappingstorage>\n<filestorage main>"
+        )
+    )
+    with running(cwd=tmp_path) as server:
+        match = server.wait_for(r"serving (.*) at 127\.0\.0\.1:(\d+)$")
+        assert match[1] == "storage a, storage main"
+        assert int(match[2]) > 0
+        for name in ("a", "main"):
+            zeolite.client(("127.0.0.1", int(match[2])), storage=name).close()
+
+
+def test_without_a_file(tmp_path):
+    line = fails(tmp_path)
+    assert "zeolite.conf" in line
+    assert "zeolite.conf.example" in line
+    assert "-a 8100 -f Data.fs" in line
+
+
+def test_ad_hoc(tmp_path):
+    arguments = "-a", "127.0.0.1:0", "-f", "Data.fs", "-t", "5"
+    with running(*arguments, cwd=tmp_path) as server:
+        store_and_read(server.address())
+    assert (tmp_path / "Data.fs").exists()
+
+
+def test_ad_hoc_port_is_on_loopback(tmp_path):
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        assert server.address()[0] == "127.0.0.1"
+
+
+def test_unix_socket(tmp_path):
+    with running("-a", "./socket", "-f", "Data.fs", cwd=tmp_path) as server:
+        server.wait_for(r"serving .* at \./socket$")
+        store_and_read(str(tmp_path / "socket"))
+
+
+def test_help(capfd):
+    with pytest.raises(SystemExit) as status:
+        from zeolite.__main__ import main
+
+        main(["-h"])
+    assert status.value.code == 0
+    text = capfd.readouterr().out
+    for option in ("-C", "-a", "-f", "-t"):
+        assert option in text
+
+
+def test_options_that_do_not_go_together(tmp_path):
+    for arguments in (["-a", "1"], ["-f", "x"], ["-C", "x", "-t", "5"], ["-t", "5"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "zeolite", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text, line, words",
+    [
+        (FILE.replace("address", "adress"), 2, "adress.*zeolite.conf.example"),
+        (FILE.replace("127.0.0.1:0", "here"), 2, "'here' is no address.*HOST:PORT"),
+        (FILE.replace("127.0.0.1:0", "::1"), 2, "IPv6"),
+        (FILE.replace("</zeolite>", "msgpack true\n</zeolite>"), 3, "pickles"),
+        (
+            FILE.replace("</zeolite>", "client-conflict-resolution yes\n</zeolite>"),
+            3,
+            "client-conflict-resolution is not in this version",
+        ),
+        (
+            FILE.replace("</zeolite>", "<ssl>\ncertificate x\n</ssl>\n</zeolite>"),
+            None,
+            "TLS is not in this version",
+        ),
+        (FILE.replace("</zeolite>", "read-only maybe\n</zeolite>"), 3, "maybe"),
+        (FILE.replace("</zeolite>", "transaction-timeout x\n</zeolite>"), 3, "x"),
+        (FILE.replace("</zeolite>", "invalidation-queue-size 0\n</zeolite>"), 3, "0"),
+        (FILE.replace("</zeolite>", "</zeo>"), 3, "zeo"),
+        (FILE.replace("path Data.fs", ""), None, "path"),
+        (FILE.replace("path", "pat"), 5, "pat"),
+        (FILE + FILE[FILE.index("<file") :], 4, "two storages.*name them"),
+        (FILE[: FILE.index("<file")], None, "storage"),
+        (FILE[FILE.index("<file") :], None, "server|section"),
+        (FILE + "<cake>\n</cake>\n", 7, "cake"),
+        (FILE.replace("Data.fs", "none/Data.fs"), 5, "none/Data.fs"),
+        (FILE.replace("Data.fs", "zeolite.conf"), 4, "storage '1' cannot be opened"),
+        (FILE.replace("</zeolite>", "pid-filename no/pid\n</zeolite>"), 3, "pid"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path, write, text, line, words):
+    write(text)
+    said = fails(tmp_path)
+    where = rf"zeolite\.conf, line {line}: " if line else r"zeolite\.conf"
+    assert re.search(where, said), said
+    assert re.search(words, said), said
+
+
+def test_file_that_is_not_there(tmp_path):
+    assert "other.conf: cannot be read: No such file" in fails(
+        tmp_path, "-C", "other.conf"
+    )
+
+
+def test_port_in_use(tmp_path, write):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        write(FILE.replace(":0", f":{port}"))
+        line = fails(tmp_path)
+    assert re.search(rf"line 2: cannot listen at 127.0.0.1:{port}: Address", line)
+    assert "choose another address" in line
+
+
+def test_locked_storage(tmp_path, write):
+    write(FILE)
+    with running(cwd=tmp_path) as server:
+        server.address()
+        line = fails(tmp_path)
+    assert re.search(r"line 4: storage '1' cannot be opened: .*lock.*stop", line)
+
+
+def test_stock_zeo_file_runs_unchanged(tmp_path, write):
+    port = free_port()
+    write(
+        f"""\
+        %define here .
+        <zeo>
+          address 127.0.0.1:{port}
+          read-only false
+          invalidation-queue-size 100
+          invalidation-age 3600
+          transaction-timeout 30
+          client-conflict-resolution false
+          msgpack false
+          pid-filename $here/zeo.pid
+        </zeo>
+        <filestorage 1>
+          path $here/Data.fs
+          pack-gc true
+        </filestorage>
+        <demostorage demo>
+          <mappingstorage base>
+          </mappingstorage>
+        </demostorage>
+        <runner>
+          program runzeo
+          daemon true
+          exit-codes 0, 2
+          <environment>
+            A b
+          </environment>
+        </runner>
+        <eventlog>
+          level info
+          <logfile>
+            path STDERR
+            format %(asctime)s %(message)s
+          </logfile>
+          <logfile>
+            path zeo.log
+          </logfile>
+        </eventlog>
+        """,
+        "zeo.conf",
+    )
+    with running("-C", "zeo.conf", cwd=tmp_path) as server:
+        store_and_read(server.address())
+        assert (tmp_path / "zeo.pid").read_text() == f"{server.pid}\n"
+        assert any("runner" in line for line in server.lines)
+        assert server.kill() == 0
+    assert not (tmp_path / "zeo.pid").exists()
+    assert "serving storage 1, storage demo at" in (tmp_path / "zeo.log").read_text()
+
+
+def test_example_runs(tmp_path, write):
+    import pathlib
+
+    root = pathlib.Path(zeolite.__file__).parent.parent
+    text = (root / "zeolite.conf.example").read_text()
+    write(text.replace(":8100", ":0"))
+    with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+        store_and_read(server.address())
+    assert (tmp_path / "Data.fs").exists()
+
+
+def test_clients_come_back_after_a_restart(tmp_path):
+    port = free_port()
+    arguments = "-a", str(port), "-f", "Data.fs"
+    server = ServerProcess(*arguments, cwd=tmp_path)
+    server.address()
+    db = zeolite.DB(port, disconnect_poll=0.05)
+    try:
+        for _ in range(3):
+            with db.transaction() as connection:
+                connection.root()["x"] = connection.root().get("x", 0) + 1
+            server.kill(signal.SIGKILL)
+            server = ServerProcess(*arguments, cwd=tmp_path)
+            server.address()
+        db.storage.ping()
+        with db.transaction() as connection:
+            assert connection.root()["x"] == 3
+    finally:
+        db.close()
+        server.close()
+
+
+def test_module_can_be_interrupted_while_clients_are_busy(tmp_path):
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        storage = zeolite.client(server.address())
+        from ZODB.Connection import TransactionMetaData
+
+        txn = TransactionMetaData()
+        storage.tpc_begin(txn)
+        storage.store(b"\0" * 8, None, b"data", "", txn)
+        storage.tpc_vote(txn)
+        assert server.kill() == 0
+        storage.close()
