@@ -18,8 +18,23 @@ setup(
     package_data={"zeolite": ["*.xml"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
-        "test": ["ZEO >= 6.2", "hypothesis", "pytest", "psutil", "pytest-timeout", "ruff", "zope.testing"],
-        "bench": ["ZEO >= 6.2", "psutil", "pyperf == 2.0.0", "six", "zodbshootout == 0.8"],
+        "test": [
+            "ZEO >= 6.2",
+            "hypothesis",
+            "msgpack",
+            "psutil",
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+            "zope.testing",
+        ],
+        "bench": [
+            "ZEO >= 6.2",
+            "psutil",
+            "pyperf == 2.0.0",
+            "six",
+            "zodbshootout == 0.8",
+        ],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
