@@ -13,6 +13,7 @@ from ZODB.tests.StorageTestBase import StorageTestBase
 
 FILE_STORAGE = "<filestorage>\npath {directory}/Data{number}.fs\n</filestorage>\n"
 MAPPING_STORAGE = "<mappingstorage>\n</mappingstorage>\n"
+DEMO_STORAGE = "<demostorage>\n</demostorage>\n"
 
 _numbers = itertools.count()
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from zeolite.errors import ProtocolError
 from zeolite.wire import messages, pickles
 
+plain = pickles.unpickler({})
+
 scalars = (
     st.none()
     | st.booleans()
@@ -35,7 +37,7 @@ plain_data = st.recursive(
 
 @given(plain_data)
 def test_plain_data_comes_through(value):
-    assert pickles.plain(pickle.dumps(value, 3)) == value
+    assert plain(pickle.dumps(value, 3)) == value
 
 
 @given(plain_data)
@@ -46,13 +48,13 @@ def test_the_way_other_peers_pickle_comes_through(value):
     pickler = pickle.Pickler(file, 3)
     pickler.fast = True  # No memo.
     pickler.dump(value)
-    assert pickles.plain(file.getvalue()) == value
+    assert plain(file.getvalue()) == value
 
 
 @pytest.mark.parametrize("count", [10, 300, 70_000])
 def test_long_lists_of_oids(count):
     oids = [struct.pack(">Q", number) for number in range(count)]
-    assert pickles.plain(pickle.dumps(oids, 3)) == oids
+    assert plain(pickle.dumps(oids, 3)) == oids
 
 
 def test_sets_and_old_bytes_are_known_to_messages():
@@ -61,6 +63,25 @@ def test_sets_and_old_bytes_are_known_to_messages():
         assert messages.decode_reply(data)[3] == value
     data = pickle.dumps((1, 0, ".reply", b"\xff"), 2)
     assert messages.decode_reply(data)[3] == b"\xff"
+
+
+OLD = {
+    "protocol 1": b"}q\x01U\x04nameq\x02U\x05valueq\x03s.",
+    "protocol 2": b"\x80\x02}q\x01U\x04nameq\x02T\x05\0\0\0valueq\x03s.",
+}
+
+
+@pytest.mark.parametrize("data", OLD.values(), ids=OLD)
+def test_old_databases_are_plain_data_but_no_messages(data):
+    assert messages.load_plain(data) == {b"name": b"value"}
+    with pytest.raises(ProtocolError):
+        plain(data)
+
+
+@pytest.mark.parametrize("data", [b"cos\nsystem\n(U\x04truetR.", b"I1\n.", b"U\xffa."])
+def test_old_protocols_are_no_way_in(data):
+    with pytest.raises(ProtocolError):
+        messages.load_plain(data)
 
 
 class Evil:
@@ -197,7 +218,7 @@ def test_bad_pickles_cost_no_memory():
 
 def test_deep_lists_do_no_harm():
     data = b"\x80\x03" + b"]" * 100_000 + b"a" * 99_999 + b"."
-    value, depth = pickles.plain(data), 1
+    value, depth = plain(data), 1
     while value:
         (value,) = value
         depth += 1

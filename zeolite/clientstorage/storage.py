@@ -10,8 +10,6 @@ import logging
 import threading
 import time
 
-import zope.interface
-from ZODB.interfaces import IMultiCommitStorage, IPrefetchStorage, ReadVerifyingStorage
 from ZODB.POSException import (
     ConflictError,
     ReadOnlyError,
@@ -20,10 +18,14 @@ from ZODB.POSException import (
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected
+from ..wire import messages
 from . import addresses
 from .cache import ClientCache
 from .connection import Connection, Refused
-from .transaction import ClientTransaction
+from .history import filtered_undo_log
+from .interfaces import provide
+from .iteration import TransactionIterator, copy_transactions
+from .transaction import ClientTransaction, extension_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ _LATER = {
 }
 
 
-@zope.interface.implementer(IMultiCommitStorage, IPrefetchStorage, ReadVerifyingStorage)
 class ClientStorage:
     """A storage on a server, shared with other processes.
 
@@ -130,11 +131,15 @@ class ClientStorage:
         self._is_read_only = bool(read_only)
         self._server_sync = server_sync
         self._database = None
-        self._info = {"length": 0, "size": 0, "name": ""}
+        self._info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
         self._last_tid = None
         self._lock = threading.Lock()
         self._new_oids = []
         self._transaction_id = 0
+        # What belongs to transactions that are records of another storage and
+        # have no place for it.
+        self._strangers = {}
+        self._dropped_iterators = []
         self._cache = ClientCache(cache_size)
         self._connection = Connection(
             self,
@@ -181,7 +186,7 @@ class ClientStorage:
         return self._info["size"]
 
     def supportsUndo(self):
-        return False
+        return self._info["supportsUndo"]
 
     def registerDB(self, database):
         self._database = database
@@ -228,6 +233,24 @@ class ClientStorage:
     def history(self, oid, size=1):
         return self._call("history", oid, size)
 
+    def record_iternext(self, next=None):
+        return self._call("record_iternext", next)
+
+    def undoLog(self, first=0, last=-20, filter=None):
+        if filter is None:
+            return self._call("undoLog", first, last)
+        return filtered_undo_log(self.undoLog, first, last, filter)
+
+    def undoInfo(self, first=0, last=-20, specification=None):
+        return self._call("undoInfo", first, last, specification)
+
+    def iterator(self, start=None, stop=None):
+        """Return an iterator over the transactions from tid `start` to `stop`.
+
+        A transaction's records can be had until the next transaction is.
+        """
+        return TransactionIterator(self._begin, self._dropped_iterators, start, stop)
+
     def pack(self, t=None, referencesf=None, wait=True, days=0):
         """Have the server pack the storage as of `t`, a time in seconds.
 
@@ -261,25 +284,42 @@ class ClientStorage:
         with self._lock:
             self._transaction_id += 1
             state = ClientTransaction(self._transaction_id, link)
-        extension = getattr(transaction, "extension_bytes", None)
-        if extension is None:
-            extension = transaction.extension
         state.add(
             "tpc_begin",
             state.id,
             transaction.user,
             transaction.description,
-            extension,
+            extension_of(transaction),
             tid,
             status,
         )
-        transaction.set_data(self, state)
+        self._remember(transaction, state)
 
     def store(self, oid, serial, data, version, transaction):
         assert not version
         state = self._get(transaction)
         state.remember(oid, data)
         self._gather(state, "storea", oid, serial, data, state.id)
+
+    def restore(self, oid, serial, data, version, prev_txn, transaction):
+        assert not version
+        state = self._get(transaction)
+        state.forget([oid])
+        self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
+
+    def deleteObject(self, oid, serial, transaction):
+        state = self._get(transaction)
+        state.forget([oid])
+        self._gather(state, "deleteObject", oid, serial, state.id)
+
+    def undo(self, transaction_id, transaction):
+        """Undo a transaction; what that changes is known when it votes."""
+        state = self._get(transaction)
+        self._gather(state, "undoa", transaction_id, state.id)
+
+    def copyTransactionsFrom(self, other, verbose=0):
+        """Copy all transactions of another storage, in their order."""
+        copy_transactions(other, self)
 
     def checkCurrentSerialInTransaction(self, oid, serial, transaction):
         state = self._get(transaction)
@@ -311,13 +351,13 @@ class ClientStorage:
         try:
             return state.link.call("tpc_finish", (state.id,), on_reply=finished).wait()
         finally:
-            transaction.set_data(self, None)
+            self._remember(transaction, None)
 
     def tpc_abort(self, transaction):
         state = self._find(transaction)
         if state is None:
             return
-        transaction.set_data(self, None)
+        self._remember(transaction, None)
         if state.sent:
             try:
                 state.link.call("tpc_abort", (state.id,)).wait()
@@ -330,7 +370,15 @@ class ClientStorage:
             state.link.post(state.take())
 
     def _call(self, name, *args):
-        return self._connection.link().call(name, args).wait()
+        return self._begin(name, *args).wait()
+
+    def _begin(self, name, *args):
+        link = self._connection.link()
+        before = b""
+        if self._dropped_iterators:
+            dropped, self._dropped_iterators[:] = self._dropped_iterators[:], []
+            before = messages.encode_one_way("iterator_gc", (dropped,))
+        return link.call(name, args, before)
 
     def _check_writable(self):
         if self._is_read_only:
@@ -338,10 +386,20 @@ class ClientStorage:
 
     def _find(self, transaction):
         """Return what belongs to a transaction, None if it has not begun here."""
+        if not hasattr(transaction, "set_data"):
+            return self._strangers.get(id(transaction), (None, None))[1]
         try:
             return transaction.data(self)
         except KeyError:
             return None
+
+    def _remember(self, transaction, state):
+        if hasattr(transaction, "set_data"):
+            transaction.set_data(self, state)
+        elif state is not None:
+            self._strangers[id(transaction)] = transaction, state
+        else:
+            del self._strangers[id(transaction)]
 
     def _get(self, transaction):
         """Like `_find`, and raise if it has not begun here, or elsewhere."""
@@ -386,6 +444,7 @@ class ClientStorage:
 
     def connected(self, info):
         self._info.update(info)
+        provide(self, info.get("interfaces", ()))
 
     def disconnected(self):
         logger.info("%s: disconnected", self.__name__)

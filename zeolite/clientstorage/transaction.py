@@ -57,3 +57,9 @@ class ClientTransaction:
     def forget(self, oids):
         """What these objects are changed to is known to the server only."""
         self.stored.update(dict.fromkeys(oids))
+
+
+def extension_of(transaction):
+    """Return a transaction's extended info as its pickle, or as a dictionary."""
+    extension = getattr(transaction, "extension_bytes", None)
+    return transaction.extension if extension is None else extension

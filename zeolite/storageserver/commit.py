@@ -170,15 +170,15 @@ class Transaction:
 
     # The session's own thread.
 
-    def stage(self, method, oid, *args):
-        """Keep an operation on an object for the vote.
+    def stage(self, method, *args):
+        """Keep an operation for the vote.
 
         The call that asked for it has no reply: an error is kept as well, and
         raised by `vote`.
         """
         try:
             if self._error is None and self._expect(State.STAGING):
-                self._staging.add(method, oid, *args)
+                self._staging.add(method, *args)
         except Exception as error:
             self.fail(error)
 
@@ -297,13 +297,16 @@ class Transaction:
     def _vote_in_storage(self):
         storage, metadata = self._storage, self._metadata
         storage.tpc_begin(*self._begin_args)
+        # What the client does not know that it changes: conflicts that were
+        # resolved, and what was undone.
+        changed = {}
         for method, args in self._staging:
-            _OPERATIONS[method](storage, metadata, self._oids, *args)
-        changed = storage.tpc_vote(metadata)
-        changed = list(dict.fromkeys(changed)) if changed else []
-        self._oids.update(dict.fromkeys(changed))
+            found = _OPERATIONS[method](storage, metadata, self._oids, *args)
+            changed.update(dict.fromkeys(found or ()))
+        changed.update(dict.fromkeys(storage.tpc_vote(metadata) or ()))
+        self._oids.update(changed)
         self._staging.close()
-        return changed
+        return list(changed)
 
     def _abort_in_storage(self):
         try:
@@ -337,8 +340,21 @@ def _begin_args(metadata, tid, status):
     return (metadata, tid) if status == " " else (metadata, tid, status)
 
 
+# What can be staged.  Each adds to `oids` what it changes.
+
+
 def _store(storage, metadata, oids, oid, serial, data):
     storage.store(oid, serial, data, "", metadata)
+    oids[oid] = None
+
+
+def _restore(storage, metadata, oids, oid, serial, data, prev_txn):
+    storage.restore(oid, serial, data, "", prev_txn, metadata)
+    oids[oid] = None
+
+
+def _delete(storage, metadata, oids, oid, serial):
+    storage.deleteObject(oid, serial, metadata)
     oids[oid] = None
 
 
@@ -346,4 +362,16 @@ def _check_current(storage, metadata, oids, oid, serial):
     storage.checkCurrentSerialInTransaction(oid, serial, metadata)
 
 
-_OPERATIONS = {"store": _store, "check": _check_current}
+def _undo(storage, metadata, oids, transaction_id):
+    undone = storage.undo(transaction_id, metadata)
+    # A storage may tell here what it has undone, or only when it votes.
+    return undone[1] if undone else ()
+
+
+_OPERATIONS = {
+    "store": _store,
+    "restore": _restore,
+    "delete": _delete,
+    "check": _check_current,
+    "undo": _undo,
+}

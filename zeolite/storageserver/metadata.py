@@ -9,7 +9,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import StorageError
 
 from ..errors import ProtocolError
-from ..wire import pickles
+from ..wire.messages import load_plain
 
 
 def transaction_metadata(user, description, extension):
@@ -22,7 +22,7 @@ def transaction_metadata(user, description, extension):
         return TransactionMetaData(user, description, extension)
     metadata = TransactionMetaData(user, description, extension)
     try:
-        metadata.extension = pickles.plain(extension) if extension else {}
+        metadata.extension = load_plain(extension) if extension else {}
     except ProtocolError as error:
         raise StorageError(
             f"a transaction's extended info may hold only plain data: {error}"

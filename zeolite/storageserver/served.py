@@ -11,6 +11,7 @@ from persistent.TimeStamp import TimeStamp
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
+from ..wire import messages
 from .commit import CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
@@ -24,6 +25,12 @@ COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolv
 #: The interfaces of a storage whose methods clients can reach.
 REACHABLE = (
     ZODB.interfaces.IStorage,
+    ZODB.interfaces.IMultiCommitStorage,
+    ZODB.interfaces.IStorageRestoreable,
+    ZODB.interfaces.IStorageIteration,
+    ZODB.interfaces.IStorageUndoable,
+    ZODB.interfaces.IStorageCurrentRecordIteration,
+    ZODB.interfaces.IExternalGC,
     ZODB.interfaces.ReadVerifyingStorage,
 )
 
@@ -108,14 +115,18 @@ class Served:
         return {
             **self.size(),
             "name": self.storage.getName(),
-            "supportsUndo": False,
-            "supports_record_iternext": False,
+            "supportsUndo": self._supports_undo(),
+            "supports_record_iternext": hasattr(self.storage, "record_iternext"),
             "interfaces": tuple(
                 (interface.__module__, interface.__name__)
                 for interface in REACHABLE
                 if interface.providedBy(self.storage)
             ),
         }
+
+    def _supports_undo(self):
+        supports_undo = getattr(self.storage, "supportsUndo", None)
+        return bool(supports_undo and supports_undo())
 
     def size(self):
         """Return the part of `info` that commits change."""
@@ -135,6 +146,14 @@ class Served:
         self._size_costs.append(time.monotonic() - start)
         self._next_size = start + 100 * min(self._size_costs)
         return size
+
+    def packed(self):
+        """The storage was packed: tell all clients its new size."""
+        frame = messages.encode_one_way("info", (self.size(),))
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.delivery.send(frame)
 
     def is_read_only(self):
         return self.options.read_only or bool(self.storage.isReadOnly())

@@ -73,6 +73,9 @@ _PLAIN = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("builtins", "complex"): complex,
+    # Subclasses of these are often written as a call of the base class.
+    ("builtins", "dict"): dict,
+    ("builtins", "list"): list,
     ("builtins", "bytes"): _no_bytes,
     # How protocol 2 writes bytes.
     ("_codecs", "encode"): _latin1,
@@ -94,6 +97,9 @@ _ERRORS = {(e.__module__, e.__name__): e for e in _ZODB_EXCEPTIONS} | {
     ("builtins", "TypeError"): TypeError,
     ("builtins", "ValueError"): ValueError,
 }
+
+#: Loads pickles of plain data, which are no messages.
+load_plain = unpickler(_PLAIN, old_protocols=True)
 
 _load_call = unpickler(_PLAIN)
 _load_reply = unpickler(_PLAIN | _ERRORS)
@@ -223,6 +229,22 @@ def _decode_loaded(data):
         return None
     found = data[_LOADED.size : _LOADED.size + size], tail[2:10], end_tid
     return message_id, PLAIN_REPLY, REPLY, found
+
+
+def plain_only(value):
+    """Return `value` with whatever a peer's unpickler would refuse told as text.
+
+    Applications may have put anything into the extended info of transactions.
+    """
+    if type(value) is dict:
+        return {plain_only(key): plain_only(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_only, value))
+    if value is None or type(value) in (str, bytes, int, float, bool):
+        return value
+    if isinstance(value, bytes):
+        return bytes(value)  # zodbpickle.binary
+    return repr(value)
 
 
 # Decoding.

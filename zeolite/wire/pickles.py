@@ -37,6 +37,7 @@ _SIZED = {
     ord("X"): struct.Struct("<I"),
     0x8A: struct.Struct("<B"),
 }
+_OLD_SIZED = {ord("U"): struct.Struct("<B"), ord("T"): struct.Struct("<I")}
 
 
 @functools.lru_cache(None)
@@ -58,15 +59,19 @@ def _run_pattern(memo_bits):
     return re.compile(run, re.DOTALL)
 
 
-def _scan(data, calls):
+def _scan(data, calls, old_protocols=False):
     """Say whether `data`, which is safe to load, names anything.
 
     Raises `ProtocolError` where it is not safe.
     """
-    if data[:2] not in (b"\x80\x03", b"\x80\x02"):
+    if data[:2] in (b"\x80\x03", b"\x80\x02"):
+        position = 2
+    elif old_protocols and data[:1] != b"\x80":
+        position = 0
+    else:
         raise ProtocolError("not a pickle of protocol 3")
     match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
-    position, size, tuples, names = 2, len(data), 0, False
+    size, tuples, names = len(data), 0, False
     while True:
         run = match(data, position)
         position = run.end()
@@ -82,8 +87,10 @@ def _scan(data, calls):
             if position != size:
                 raise ProtocolError("bytes behind the end of a pickle")
             return names
-        if opcode in _SIZED:
-            field = _SIZED[opcode]
+        field = _SIZED.get(opcode)
+        if field is None and old_protocols:
+            field = _OLD_SIZED.get(opcode)
+        if field is not None:
             start = position + field.size
             if start > size:
                 raise ProtocolError("a pickle that ends too early")
@@ -105,12 +112,13 @@ def _scan(data, calls):
             position -= 1
 
 
-def unpickler(table):
+def unpickler(table, old_protocols=False):
     """Return a function that loads pickles in which only `table` has names.
 
     `table` maps (module, name) to what stands for it.  The function takes bytes
     and returns the object; it raises `ProtocolError` for whatever is not a
-    well-behaved pickle.
+    well-behaved pickle.  With `old_protocols` it also takes what Python 2 wrote
+    into databases, whose strings are bytes.
     """
 
     class Unpickler(pickle.Unpickler):
@@ -125,8 +133,9 @@ def unpickler(table):
 
     def load(data):
         try:
-            if _scan(data, calls):
-                return Unpickler(io.BytesIO(data)).load()
+            names = _scan(data, calls, old_protocols)
+            if names or old_protocols:
+                return Unpickler(io.BytesIO(data), encoding="bytes").load()
             # Without a name there is nothing to look up and nothing to call.
             return pickle.loads(data)
         except ProtocolError:
@@ -136,7 +145,3 @@ def unpickler(table):
             raise ProtocolError(f"a damaged pickle: {error!r}"[:200]) from error
 
     return load
-
-
-#: Loads pickles of plain data: no name at all.
-plain = unpickler({})

@@ -1,0 +1,1 @@
+"""What client processes do; `worker.py` says what a job is."""

@@ -1,0 +1,67 @@
+"""What has to be there before something is measured.
+
+A setup is a context manager, called with the bench and the name of a system, that
+gives a target (see `systems.py`).  It is entered once for each system and row.
+"""
+
+import contextlib
+import os
+
+from .processes import Worker
+from .systems import FLOOR, answering, available
+
+
+@contextlib.contextmanager
+def records(bench, system):
+    """A database of records."""
+    with available(bench.scratch, system, bench.records()) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def name_only(bench, system):
+    """Nothing but the name: for what needs a new server in each round."""
+    yield system
+
+
+def with_idle_clients(count):
+    """A database of records, and so many clients that do nothing."""
+
+    @contextlib.contextmanager
+    def setup(bench, system):
+        with records(bench, system) as target, idle(bench, target, count):
+            yield target
+
+    return setup
+
+
+def with_floor_on(cpus):
+    """A database of records, and a floor whose two ends share 1 CPU or have 2."""
+
+    @contextlib.contextmanager
+    def setup(bench, system):
+        if system == FLOOR:
+            with answering(bench.scratch, _cpus(cpus)) as target:
+                yield target
+        else:
+            with records(bench, system) as target:
+                yield target
+
+    return setup
+
+
+@contextlib.contextmanager
+def idle(bench, target, count):
+    """Connect `count` clients that only take what the server sends."""
+    with Worker(bench.scratch, "idle", target=target, count=count) as worker:
+        worker.wait_until_ready()
+        worker.go()
+        yield
+
+
+def _cpus(number):
+    """Return a CPU for each end of the floor, `number` different ones."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    allowed = sorted(os.sched_getaffinity(0))[:number]
+    return allowed[0], allowed[-1]

@@ -1,0 +1,118 @@
+"""What is compared: the floor, FileStorage in process, ZEO, Zeolite.
+
+A system is known by its name.  A target is where a client process finds one: a
+dictionary with `system` and, depending on it, `port` or `path`; for the floor also
+`cpu`, where its client is to run, or None.
+"""
+
+import contextlib
+import socket
+import time
+
+from .processes import Failed, Worker, stop, tail
+
+FLOOR = "floor"
+FILE_STORAGE = "FileStorage"
+ZEO = "ZEO"
+ZEOLITE = "Zeolite"
+
+#: In the order of the table's columns.
+SYSTEMS = FLOOR, FILE_STORAGE, ZEO, ZEOLITE
+
+SERVERS = ZEO, ZEOLITE
+
+_MODULES = {ZEO: "ZEO.runzeo", ZEOLITE: "zeolite"}
+
+_HOST = "127.0.0.1"
+
+#: Seconds that a server may take until it accepts.
+_START_PATIENCE = 30
+
+_TROUBLE = "ERROR", "CRITICAL", "Traceback"
+
+
+@contextlib.contextmanager
+def available(scratch, system, path):
+    """Make the database at `path` available through a system; give its target."""
+    if system == FILE_STORAGE:
+        yield {"system": system, "path": str(path)}
+    elif system == FLOOR:
+        with answering(scratch) as target:
+            yield target
+    else:
+        with serving(scratch, system, path) as (target, _):
+            yield target
+
+
+@contextlib.contextmanager
+def serving(scratch, system, path):
+    """Run a server on the file at `path`; give its target and its process id."""
+    log = scratch.fresh("server.log")
+    port = _free_port()
+    process = scratch.start(
+        ["-m", _MODULES[system], "-a", f"{_HOST}:{port}", "-f", path], log
+    )
+    try:
+        _wait_until_it_speaks(system, port, process, log)
+        yield {"system": system, "port": port}, process.pid
+    finally:
+        if process.poll() is not None:
+            scratch.notes.append(f"{system}: the server ended by itself\n{tail(log)}")
+        elif not stop(process):
+            scratch.notes.append(f"{system}: the server had to be killed\n{tail(log)}")
+        _look_for_trouble(scratch, system, log)
+
+
+@contextlib.contextmanager
+def answering(scratch, cpus=(None, None)):
+    """Run the other end of the floor; give its target.
+
+    `cpus` are the CPUs (int) where it and its client are to run, None for any.
+    """
+    port = _free_port()
+    with Worker(scratch, "answer", port=port, cpu=cpus[0]) as worker:
+        worker.wait_until_ready()
+        worker.go()
+        yield {"system": FLOOR, "port": port, "cpu": cpus[1]}
+
+
+def open_storage(target):
+    """Return a storage for a target.  For client processes."""
+    if target["system"] == FILE_STORAGE:
+        from ZODB.FileStorage import FileStorage
+
+        return FileStorage(target["path"])
+    address = _HOST, target["port"]
+    if target["system"] == ZEO:
+        import ZEO as package
+    else:
+        import zeolite as package
+    return package.client(address)
+
+
+def _free_port():
+    with socket.create_server((_HOST, 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def _wait_until_it_speaks(system, port, process, log):
+    deadline = time.monotonic() + _START_PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with socket.create_connection((_HOST, port), timeout=5) as connection:
+                # Accepting is the kernel's doing, the greeting is the server's.
+                # What is not read would make the server see a reset.
+                if connection.recv(64):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise Failed(f"{system}: the server does not answer\n{tail(log)}")
+
+
+def _look_for_trouble(scratch, system, log):
+    with open(log, errors="replace") as file:
+        found = [line for line in file if any(word in line for word in _TROUBLE)]
+    if found:
+        first = found[0].strip()
+        scratch.notes.append(f"{system}: {len(found)} errors in the log: {first}")

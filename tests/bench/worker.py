@@ -1,0 +1,42 @@
+"""A client process: `python -m tests.bench.worker JOB PARAMETERS`.
+
+A job is a function that prepares everything and returns another function, which
+does what is measured and returns a result for JSON.  The process writes a line
+when it is prepared, waits for a line, and writes the result.
+
+ZEO and Zeolite each have a thread of their own in a client.  A new process for
+each measurement keeps them from sharing an interpreter lock with each other or
+with the benchmark.
+"""
+
+import gc
+import importlib
+import json
+import sys
+
+# Where the jobs are.  Only what is needed is imported.
+_MODULES = {
+    "answer": "floor",
+    "ask": "floor",
+    "cold_loads": "loads",
+    "prefetched_loads": "loads",
+    "warm_loads": "loads",
+    "commits": "commits",
+    "idle": "idle",
+    "pack": "packing",
+    "ping": "packing",
+}
+
+
+def main():
+    job, parameters = sys.argv[1:]
+    module = importlib.import_module(f".jobs.{_MODULES[job]}", __package__)
+    measure = getattr(module, job)(**json.loads(parameters))
+    gc.collect()
+    print("ready", flush=True)
+    if sys.stdin.readline():
+        print(json.dumps(measure()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What is measured: the rows of the table, and how each number comes about.
+
+A workload is set up once for each system and then measured once in each round.
+`setup` is one of `setups.py`; `measure(bench, target)` returns one number for each
+of the workload's rows.
+"""
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import psutil
+
+from .processes import Failed, Worker, run_jobs
+from .setups import idle, name_only, records, with_floor_on, with_idle_clients
+from .sizes import QUICK
+from .systems import FILE_STORAGE, FLOOR, SERVERS, SYSTEMS, serving
+
+MILLI = 1e3
+MICRO = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One measurement, which gives a number for each of `rows` (tuple of str)."""
+
+    rows: tuple
+    systems: tuple
+    setup: Callable
+    measure: Callable
+
+
+def _cold_loads(threads=1, processes=1):
+    def measure(bench, target):
+        sizes = bench.sizes
+        count = sizes.loads if processes == 1 else sizes.shared_loads
+        if target["system"] == FLOOR:
+            job = "ask", {"target": target, "count": count}
+        else:
+            parameters = {"target": target, "threads": threads, "count": count}
+            job = "cold_loads", parameters
+        spans = run_jobs(bench.scratch, *[job] * processes)
+        seconds = max(end for _, end in spans) - min(start for start, _ in spans)
+        return [seconds / (processes * count) * MICRO]
+
+    return measure
+
+
+def _round_trips(bench, target):
+    count = bench.sizes.round_trips
+    job = "ask", {"target": target, "count": count}
+    [[start, end]] = run_jobs(bench.scratch, job)
+    return [(end - start) / count * MICRO]
+
+
+def _prefetched_loads(bench, target):
+    parameters = {"batches": bench.sizes.prefetch_batches, "size": 1000}
+    job = "prefetched_loads", {"target": target, **parameters}
+    [seconds] = run_jobs(bench.scratch, job)
+    return [seconds * MILLI]
+
+
+def _warm_loads(bench, target):
+    parameters = {"count": 1000, "repeat": bench.sizes.warm_repeats}
+    [seconds] = run_jobs(
+        bench.scratch, ("warm_loads", {"target": target, **parameters})
+    )
+    return [seconds * MICRO]
+
+
+def _commits(bench, target):
+    parameters = {"objects": 1, "count": bench.sizes.commits, "warm_up": 20}
+    [seconds] = run_jobs(bench.scratch, ("commits", {"target": target, **parameters}))
+    return [seconds * MICRO]
+
+
+def _large_commits(bench, target):
+    parameters = {"objects": 1000, "count": bench.sizes.large_commits, "warm_up": 1}
+    [seconds] = run_jobs(bench.scratch, ("commits", {"target": target, **parameters}))
+    return [seconds * MILLI]
+
+
+def _memory(bench, system):
+    clients = 300
+    with serving(bench.scratch, system, bench.records()) as (target, pid):
+        # What the first clients make the server import is not theirs.
+        with idle(bench, target, 3):
+            pass
+        before = _resident(bench, pid)
+        with idle(bench, target, clients):
+            return [(_resident(bench, pid) - before) / clients / 1024]
+
+
+def _resident(bench, pid):
+    time.sleep(bench.sizes.settle)
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error as error:
+        raise Failed(str(error)) from None
+
+
+def _pings_during_pack(bench, system):
+    sizes = bench.sizes
+    path = bench.databases.garbage(sizes.packed_objects, sizes.packed_revisions)
+    with contextlib.ExitStack() as stack:
+        target, _ = stack.enter_context(serving(bench.scratch, system, path))
+        pinger, packer = [
+            stack.enter_context(Worker(bench.scratch, job, target=target))
+            for job in ("ping", "pack")
+        ]
+        for worker in (pinger, packer):
+            worker.wait_until_ready()
+        for worker in (pinger, packer):
+            worker.go()
+        start, end = packer.result()
+        pinger.finish()
+        pings = [
+            seconds * MICRO
+            for began, seconds in pinger.result()
+            if began + seconds > start and began < end
+        ]
+    if sizes != QUICK and end - start < 1:
+        bench.scratch.notes.append(f"{system}: a pack took {end - start:.2f} s only")
+    return [statistics.median(pings), _percentile(pings, 99), end - start]
+
+
+def _percentile(values, percent):
+    """Return the smallest value that so many percent do not exceed."""
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
+
+
+WORKLOADS = [
+    Workload(
+        ("raw round trip on 1 CPU, µs",), (FLOOR,), with_floor_on(1), _round_trips
+    ),
+    Workload(
+        ("raw round trip on 2 CPUs, µs",), (FLOOR,), with_floor_on(2), _round_trips
+    ),
+    Workload(
+        ("cold loads, 1 thread, µs a load",),
+        SYSTEMS,
+        # On one CPU because that is the lower one, and varies least.
+        with_floor_on(1),
+        _cold_loads(),
+    ),
+    *[
+        Workload(
+            (f"cold loads, {threads} threads, µs a load",),
+            (FILE_STORAGE, *SERVERS),
+            records,
+            _cold_loads(threads),
+        )
+        for threads in (2, 4, 8)
+    ],
+    Workload(
+        ("cold loads, 4 processes, µs a load",),
+        (FLOOR, *SERVERS),
+        records,
+        _cold_loads(processes=4),
+    ),
+    Workload(("1,000 prefetched loads, ms",), SERVERS, records, _prefetched_loads),
+    Workload(("loads from the client cache, µs",), SERVERS, records, _warm_loads),
+    Workload(("commit of 1 object, µs",), (FILE_STORAGE, *SERVERS), records, _commits),
+    *[
+        Workload(
+            (f"commit of 1 object, {count} idle clients, µs",),
+            SERVERS,
+            with_idle_clients(count),
+            _commits,
+        )
+        for count in (100, 500)
+    ],
+    Workload(
+        ("commit of 1,000 objects, ms",),
+        (FILE_STORAGE, *SERVERS),
+        records,
+        _large_commits,
+    ),
+    Workload(("server memory per idle client, KiB",), SERVERS, name_only, _memory),
+    Workload(
+        (
+            "round trip during a pack, median, µs",
+            "round trip during a pack, 99th percentile, µs",
+            "that pack, s",
+        ),
+        SERVERS,
+        name_only,
+        _pings_during_pack,
+    ),
+]

@@ -1,0 +1,33 @@
+"""Which of ZODB's interfaces a client storage provides.
+
+It is what the served storage provides, as far as clients can reach it, and what
+a client storage adds by itself.
+"""
+
+import zope.interface
+from ZODB import interfaces
+
+# What a server may name.  Other names are none of ours, and nothing is imported.
+_KNOWN = {
+    interface.__name__: interface
+    for interface in (
+        interfaces.IStorageRestoreable,
+        interfaces.IStorageIteration,
+        interfaces.IStorageUndoable,
+        interfaces.IStorageCurrentRecordIteration,
+        interfaces.IExternalGC,
+        interfaces.ReadVerifyingStorage,
+    )
+}
+
+_ALWAYS = interfaces.IMultiCommitStorage, interfaces.IPrefetchStorage
+
+
+def provide(storage, names):
+    """Let `storage` provide what `names`, pairs of module and name, stand for."""
+    found = [
+        _KNOWN[name]
+        for module, name in names
+        if module == interfaces.__name__ and name in _KNOWN
+    ]
+    zope.interface.directlyProvides(storage, *_ALWAYS, *found)

@@ -1,0 +1,99 @@
+"""A client's iterators over a storage's transactions and their records."""
+
+import itertools
+
+from ZODB.POSException import StorageError
+
+from ..wire.messages import plain_only
+
+
+class Iterators:
+    """The iterators of one client, by the numbers that it knows them by.
+
+    Used by the session's own thread.  An iterator holds one transaction at a
+    time, and is gone when it has come to its end.
+    """
+
+    def __init__(self, storage):
+        self._storage = storage
+        self._ids = itertools.count(1)
+        self._transactions = {}  # id -> [iterator, the transaction it is at]
+        self._records = {}  # id -> iterator
+
+    def start(self, start, stop):
+        """Begin to iterate over transactions from tid `start` to tid `stop`."""
+        if not hasattr(self._storage, "iterator"):
+            raise StorageError("this storage cannot iterate over its transactions")
+        id = next(self._ids)
+        self._transactions[id] = [iter(self._storage.iterator(start, stop)), None]
+        return id
+
+    def next(self, id):
+        """Return the next transaction's (tid, status, user, description, extension).
+
+        Returns None at the end.
+        """
+        entry = self._transactions.get(id)
+        if entry is None:
+            raise _unknown(id)
+        entry[1] = record = next(entry[0], None)
+        if record is None:
+            self._close(self._transactions.pop(id)[0])
+            return None
+        extension = getattr(record, "extension_bytes", None)
+        if extension is None:
+            extension = plain_only(record.extension)
+        return (
+            record.tid,
+            record.status,
+            record.user,
+            record.description,
+            extension,
+        )
+
+    def start_records(self, id, tid):
+        """Begin to iterate over the records of the transaction that `id` is at."""
+        entry = self._transactions.get(id)
+        if entry is None:
+            raise _unknown(id)
+        if entry[1] is None or entry[1].tid != tid:
+            raise StorageError(
+                "the records of a transaction can be had only until the next "
+                "transaction is asked for"
+            )
+        record_id = next(self._ids)
+        self._records[record_id] = iter(entry[1])
+        return record_id
+
+    def next_record(self, id):
+        """Return the next record's (oid, tid, data, data_txn), None at the end."""
+        records = self._records.get(id)
+        if records is None:
+            raise _unknown(id)
+        record = next(records, None)
+        if record is None:
+            del self._records[id]
+            return None
+        return record.oid, record.tid, record.data, record.data_txn
+
+    def drop(self, ids):
+        """Forget iterators; those that are not there are fine."""
+        for id in ids:
+            self._records.pop(id, None)
+            entry = self._transactions.pop(id, None)
+            if entry is not None:
+                self._close(entry[0])
+
+    def close(self):
+        """Forget all."""
+        self.drop([*self._transactions, *self._records])
+
+    @staticmethod
+    def _close(iterator):
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def _unknown(id):
+    return StorageError(f"there is no iterator {id}; it has ended, or never began")
