@@ -144,6 +144,31 @@ class TestTransactions:
         script.answer("tpc_abort", None)
         abort.result()
 
+    def test_one_at_a_time_where_the_server_wants_it(self, connect):
+        """As stock ZEO servers do, which say nothing of it."""
+        storage, script = connect()
+        first, second = TransactionMetaData(), TransactionMetaData()
+        for txn in (first, second):
+            storage.tpc_begin(txn)
+            storage.store(OID, None, b"data", "", txn)
+        vote = Background(storage.tpc_vote, first)
+        script.expect("tpc_begin")
+        script.expect("storea")
+        script.answer("vote", [])
+        vote.result()
+        waiting = Background(storage.tpc_vote, second)
+        settle(storage, script)  # Nothing came before the ping.
+        abort = Background(storage.tpc_abort, first)
+        script.answer("tpc_abort", None)
+        abort.result()
+        script.expect("tpc_begin")
+        script.expect("storea")
+        script.answer("vote", [])
+        assert waiting.result() == []
+        finish = Background(storage.tpc_finish, second)
+        script.answer("tpc_finish", p64(2))
+        finish.result()
+
     def test_wrong_order_of_calls(self, connect):
         storage, _ = connect()
         txn = TransactionMetaData()

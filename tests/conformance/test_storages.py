@@ -53,13 +53,19 @@ class TestFileStorage(FileStorageSuites):
 
 
 class TestZEOClientOnFileStorage(FileStorageSuites):
+    """A stock ZEO client on our server."""
+
     __test__ = True
     client = "zeo"
+    use_extension_bytes = False  # It sends them as a dictionary.
 
 
 class TestZEOServerWithFileStorage(FileStorageSuites):
+    """Our client on a stock ZEO server."""
+
     __test__ = True
     server = "zeo"
+    use_extension_bytes = False  # It sends them as a dictionary.
 
 
 class MemorySuites(

@@ -206,6 +206,9 @@ class Connection:
         if self._label:
             link.post(messages.encode_one_way("set_client_label", (self._label,)))
         info = ask("get_info")
+        if info.get("zeolite"):
+            link.is_zeolite = True
+            link.transaction_lock = None
         tid = self._owner.verify(ask, tid)
         # What was committed while the owner was verified.
         for args in early:

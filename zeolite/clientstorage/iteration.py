@@ -29,13 +29,14 @@ class TransactionIterator:
 
     `begin(name, *args)` sends a call and returns a `Call`.  The number of an
     iterator that is garbage goes to the list `dropped`, because a finalizer may
-    run while its thread is sending and must not send by itself.
+    run while its thread is sending and must not send by itself.  `arguments` are
+    those of `iterator_start`.
     """
 
-    def __init__(self, begin, dropped, start, stop):
+    def __init__(self, begin, dropped, *arguments):
         self._begin = begin
         self._dropped = dropped
-        self._id = begin("iterator_start", start, stop).wait()
+        self._id = begin("iterator_start", *arguments).wait()
         self._finalizer = weakref.finalize(self, dropped.append, self._id)
 
     def __iter__(self):

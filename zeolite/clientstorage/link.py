@@ -78,6 +78,11 @@ class Link:
         self._loads = {}
         self._lost = None
         self._send_lock = threading.Lock()  # Guards the channel's sending side.
+        #: Whether the server is one of ours, and not a stock ZEO server.
+        self.is_zeolite = False
+        #: What a transaction holds from its first call to its last, if the
+        #: server takes only one at a time from a client; else None.
+        self.transaction_lock = threading.Lock()
 
     # Any thread.
 

@@ -249,7 +249,10 @@ class ClientStorage:
 
         A transaction's records can be had until the next transaction is.
         """
-        return TransactionIterator(self._begin, self._dropped_iterators, start, stop)
+        arguments = start, stop
+        if self._connection.link().is_zeolite:
+            arguments += (True,)  # Extended info as the storage has it.
+        return TransactionIterator(self._begin, self._dropped_iterators, *arguments)
 
     def pack(self, t=None, referencesf=None, wait=True, days=0):
         """Have the server pack the storage as of `t`, a time in seconds.
@@ -352,6 +355,7 @@ class ClientStorage:
             return state.link.call("tpc_finish", (state.id,), on_reply=finished).wait()
         finally:
             self._remember(transaction, None)
+            state.end()
 
     def tpc_abort(self, transaction):
         state = self._find(transaction)
@@ -363,6 +367,8 @@ class ClientStorage:
                 state.link.call("tpc_abort", (state.id,)).wait()
             except ClientDisconnected:
                 pass  # The server has aborted it because of that.
+            finally:
+                state.end()
 
     def _gather(self, state, name, *args):
         state.add(name, *args)

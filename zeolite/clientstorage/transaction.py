@@ -19,7 +19,7 @@ class ClientTransaction:
 
     def __init__(self, id, link):
         self.id = id
-        #: The connection on which it began, or None if there was none.
+        #: The connection on which it began.
         self.link = link
         #: Whether the server has heard of it.
         self.sent = False
@@ -42,12 +42,23 @@ class ClientTransaction:
         self._size += len(call)
 
     def take(self):
-        """Return what was gathered (bytes), to be sent now."""
+        """Return what was gathered (bytes), to be sent now.
+
+        Waits for another transaction to end if the server takes one at a time.
+        """
+        if not self.sent:
+            self.sent = True
+            if self.link.transaction_lock is not None:
+                self.link.transaction_lock.acquire()
         calls = b"".join(self._calls)
         self._calls.clear()
         self._size = 0
-        self.sent = True
         return calls
+
+    def end(self):
+        """The transaction is over, here and on the server."""
+        if self.sent and self.link.transaction_lock is not None:
+            self.link.transaction_lock.release()
 
     def remember(self, oid, data):
         """The transaction changes `oid` to `data`."""

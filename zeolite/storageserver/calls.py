@@ -166,8 +166,8 @@ def _pack(session, when, wait, message_id):
 # Iterating.
 
 
-def _iterator_start(session, start, stop):
-    return session.iterators.start(start, stop)
+def _iterator_start(session, start, stop, raw=False):
+    return session.iterators.start(start, stop, raw)
 
 
 def _iterator_next(session, id):
@@ -322,7 +322,9 @@ METHODS = {
     ),
     "pack": Method(_pack, _is(int, float), _is_flag, delayed=True),
     # Iterating.
-    "iterator_start": Method(_iterator_start, _is_id_or_none, _is_id_or_none),
+    "iterator_start": Method(
+        _iterator_start, _is_id_or_none, _is_id_or_none, _is_flag, optional=1
+    ),
     "iterator_next": Method(_iterator_next, _is_int),
     "iterator_record_start": Method(_iterator_record_start, _is_int, _is_id),
     "iterator_record_next": Method(_iterator_record_next, _is_int),

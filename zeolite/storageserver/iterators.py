@@ -4,7 +4,8 @@ import itertools
 
 from ZODB.POSException import StorageError
 
-from ..wire.messages import plain_only
+from ..errors import ProtocolError
+from ..wire.messages import load_plain, plain_only
 
 
 class Iterators:
@@ -17,15 +18,20 @@ class Iterators:
     def __init__(self, storage):
         self._storage = storage
         self._ids = itertools.count(1)
-        self._transactions = {}  # id -> [iterator, the transaction it is at]
+        self._transactions = {}  # id -> [iterator, where it is, raw]
         self._records = {}  # id -> iterator
 
-    def start(self, start, stop):
-        """Begin to iterate over transactions from tid `start` to tid `stop`."""
+    def start(self, start, stop, raw):
+        """Begin to iterate over transactions from tid `start` to tid `stop`.
+
+        Extended info is a dictionary, or with `raw` the pickle of one where the
+        storage has it.
+        """
         if not hasattr(self._storage, "iterator"):
             raise StorageError("this storage cannot iterate over its transactions")
         id = next(self._ids)
-        self._transactions[id] = [iter(self._storage.iterator(start, stop)), None]
+        iterator = iter(self._storage.iterator(start, stop))
+        self._transactions[id] = [iterator, None, raw]
         return id
 
     def next(self, id):
@@ -43,13 +49,9 @@ class Iterators:
         extension = getattr(record, "extension_bytes", None)
         if extension is None:
             extension = plain_only(record.extension)
-        return (
-            record.tid,
-            record.status,
-            record.user,
-            record.description,
-            extension,
-        )
+        elif not entry[2]:
+            extension = _loaded(extension)
+        return record.tid, record.status, record.user, record.description, extension
 
     def start_records(self, id, tid):
         """Begin to iterate over the records of the transaction that `id` is at."""
@@ -93,6 +95,13 @@ class Iterators:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def _loaded(extension):
+    try:
+        return load_plain(extension) if extension else {}
+    except ProtocolError:
+        return {}  # What is in there is not for messages.
 
 
 def _unknown(id):

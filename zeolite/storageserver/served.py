@@ -115,6 +115,9 @@ class Served:
         return {
             **self.size(),
             "name": self.storage.getName(),
+            # What a stock server does not say.  Clients that know it may have
+            # several transactions at once, and ask for raw extensions.
+            "zeolite": 1,
             "supportsUndo": self._supports_undo(),
             "supports_record_iternext": hasattr(self.storage, "record_iternext"),
             "interfaces": tuple(
