@@ -85,6 +85,29 @@ def test_keep_alive_is_a_message():
     assert messages.decode_call(data) == (-1, 0, ".reply", None)
 
 
+# Plain data.
+
+
+def test_plain_only_keeps_plain_data():
+    value = {"a": [1, 2.5, None, True], b"b": ("x", {})}
+    assert messages.plain_only(value) == value
+
+
+def test_plain_only_tells_the_rest_as_text():
+    assert messages.plain_only([object(), {1}]) == ["<object>", "<set>"]
+
+
+def test_plain_only_is_bounded():
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    assert len(pickle.dumps(messages.plain_only(value), 3)) < 1_000_000
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "..." in str(messages.plain_only(deep))
+
+
 # Errors.
 
 

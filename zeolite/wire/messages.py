@@ -12,6 +12,7 @@ through the unpicklers below, which know a short list of names.  The reason for
 each entry stands beside it.
 """
 
+import io
 import pickle
 import struct
 
@@ -108,24 +109,33 @@ _load_reply = unpickler(_PLAIN | _ERRORS)
 # Encoding.
 
 
+def _dumps(message):
+    """Pickle a message without a memo, which the peer's `pickles` would limit."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 3)
+    pickler.fast = True
+    pickler.dump(message)
+    return file.getvalue()
+
+
 def encode(message_id, flag, name, args):
     """Return the frame (bytes) of one message."""
-    return frame(pickle.dumps((message_id, flag, name, args), 3))
+    return frame(_dumps((message_id, flag, name, args)))
 
 
 def encode_call(message_id, name, args):
     """Return the frame of a call that wants a reply."""
-    return frame(pickle.dumps((message_id, 0, name, args), 3))
+    return frame(_dumps((message_id, 0, name, args)))
 
 
 def encode_one_way(name, args):
     """Return the frame of a call that wants no reply."""
-    return frame(pickle.dumps((0, ONE_WAY, name, args), 3))
+    return frame(_dumps((0, ONE_WAY, name, args)))
 
 
 def encode_reply(message_id, result):
     """Return the frame of a reply."""
-    return frame(pickle.dumps((message_id, PLAIN_REPLY, REPLY, result), 3))
+    return frame(_dumps((message_id, PLAIN_REPLY, REPLY, result)))
 
 
 def encode_error(message_id, error):
@@ -136,7 +146,7 @@ def encode_error(message_id, error):
     name = f"{type(error).__module__}.{type(error).__name__}"
     for details in (error.__dict__ or error.args, (str(error),)):
         try:
-            data = pickle.dumps((message_id, ERROR_REPLY, REPLY, (name, details)), 3)
+            data = _dumps((message_id, ERROR_REPLY, REPLY, (name, details)))
             _load_reply(data)
         except Exception:
             continue
@@ -231,20 +241,34 @@ def _decode_loaded(data):
     return message_id, PLAIN_REPLY, REPLY, found
 
 
+#: How many values, and how deep, `plain_only` copies.
+_MOST, _DEEPEST = 100_000, 50
+
+
 def plain_only(value):
-    """Return `value` with whatever a peer's unpickler would refuse told as text.
+    """Return a copy of `value` that a peer's unpickler will take.
 
     Applications may have put anything into the extended info of transactions.
+    What is not plain data is told as text, and what is too much as an ellipsis.
     """
-    if type(value) is dict:
-        return {plain_only(key): plain_only(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(plain_only, value))
-    if value is None or type(value) in (str, bytes, int, float, bool):
-        return value
-    if isinstance(value, bytes):
-        return bytes(value)  # zodbpickle.binary
-    return repr(value)
+    left = _MOST
+
+    def copy(value, depth):
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            return "..."
+        if type(value) is dict:
+            return {copy(k, depth + 1): copy(v, depth + 1) for k, v in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)([copy(item, depth + 1) for item in value])
+        if value is None or type(value) in (str, bytes, int, float, bool):
+            return value
+        if isinstance(value, bytes):
+            return bytes(value)  # zodbpickle.binary
+        return f"<{type(value).__name__}>"
+
+    return copy(value, 0)
 
 
 # Decoding.

@@ -8,6 +8,8 @@ unpickler can be hurt without a single import:
 - a length that lies makes it reserve what is not there (here: it must fit);
 - a million nested tuples overflow the C stack when they are hashed (here: a
   pickle has at most `MAX_TUPLES`);
+- a tuple of twice a tuple of twice a tuple … takes years to hash (here: what was
+  remembered is used again at most `MAX_READS` times; peers do not do it at all);
 - opcodes that the protocol has no use for (persistent ids, extension codes,
   class instances, anything newer than pickle protocol 3) are refused.
 
@@ -27,10 +29,14 @@ MAX_TUPLES = 3000
 #: No pickle may remember more than 2**MEMO_BITS objects, however long it is.
 MEMO_BITS = 22
 
+#: How often a pickle may use again what it has remembered.
+MAX_READS = 16
+
 _TUPLES_IN_A_RUN = 6
 _STOP = ord(".")
 _GLOBAL = ord("c")
 _CALLS = frozenset(b"R\x81b")
+_READS = {ord("h"): 1, ord("j"): 4}
 _SIZED = {
     ord("C"): struct.Struct("<B"),
     ord("B"): struct.Struct("<I"),
@@ -44,16 +50,16 @@ _OLD_SIZED = {ord("U"): struct.Struct("<B"), ord("T"): struct.Struct("<I")}
 def _run_pattern(memo_bits):
     """A regular expression for a run of opcodes that need no closer look.
 
-    They are constants, numbers, marks, containers, memo reads, memo writes whose
-    index stays under 2**memo_bits, strings of less than 32 bytes, and bytes of
-    length 8: oids and tids, which long lists of invalidations are made of.  A
-    run has up to `_TUPLES_IN_A_RUN` tuples; group 1 is set if it has one.
+    They are constants, numbers, marks, containers, memo writes whose index stays
+    under 2**memo_bits, strings of less than 32 bytes, and bytes of length 8: oids
+    and tids, which long lists of invalidations are made of.  A run has up to
+    `_TUPLES_IN_A_RUN` tuples; group 1 is set if it has one.
     """
     whole, part = divmod(memo_bits, 8)
     # Little-endian: free bytes first, then one that is bounded, then zeros.
     memo = b".{%d}[\\x00-\\x%02x]" % (whole, (1 << part) - 1) + b"\\x00" * (3 - whole)
     short = b"|".join(b"\\x%02x\\x00\\x00\\x00.{%d}" % (n, n) for n in range(32))
-    item = rb"(?:[(N\]}\x88\x89aesu]|C\x08.{8}|[Kqh].|X(?:%s)|M.{2}|[Jj].{4}|G.{8}|r%s)"
+    item = rb"(?:[(N\]}\x88\x89aesu]|C\x08.{8}|[Kq].|X(?:%s)|M.{2}|J.{4}|G.{8}|r%s)"
     item %= short, memo
     run = rb"%s*(?:([)t\x85-\x87])%s*){0,%d}" % (item, item, _TUPLES_IN_A_RUN)
     return re.compile(run, re.DOTALL)
@@ -71,7 +77,7 @@ def _scan(data, calls, old_protocols=False):
     else:
         raise ProtocolError("not a pickle of protocol 3")
     match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
-    size, tuples, names = len(data), 0, False
+    size, tuples, reads, names = len(data), 0, 0, False
     while True:
         run = match(data, position)
         position = run.end()
@@ -79,6 +85,8 @@ def _scan(data, calls, old_protocols=False):
             tuples += _TUPLES_IN_A_RUN
             if tuples > MAX_TUPLES:
                 raise ProtocolError("too many tuples in a pickle")
+            if reads > MAX_READS:
+                raise ProtocolError("too many memo reads in a pickle")
         if position >= size:
             raise ProtocolError("a pickle without an end")
         opcode = data[position]
@@ -102,6 +110,11 @@ def _scan(data, calls, old_protocols=False):
             position = data.find(b"\n", data.find(b"\n", position) + 1) + 1
             if not position:
                 raise ProtocolError("a pickle that ends too early")
+        elif opcode in _READS:
+            reads += 1
+            if reads > MAX_READS and (tuples or not old_protocols):
+                raise ProtocolError("too many memo reads in a pickle")
+            position += _READS[opcode]
         elif opcode in _CALLS:
             if not calls:
                 raise ProtocolError("a call in a pickle")
@@ -118,7 +131,8 @@ def unpickler(table, old_protocols=False):
     `table` maps (module, name) to what stands for it.  The function takes bytes
     and returns the object; it raises `ProtocolError` for whatever is not a
     well-behaved pickle.  With `old_protocols` it also takes what Python 2 wrote
-    into databases, whose strings are bytes.
+    into databases, whose strings are bytes, and memo reads without limit as long
+    as there is no tuple, because ZODB's pickles have them.
     """
 
     class Unpickler(pickle.Unpickler):
