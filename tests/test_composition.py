@@ -1,0 +1,196 @@
+"""Client storages under and over other storages, and seen from the past."""
+
+import pytest
+import transaction
+import ZODB.interfaces
+import zope.interface.verify
+from ZODB.DemoStorage import DemoStorage
+from ZODB.POSException import ReadOnlyHistoryError
+from ZODB.tests.hexstorage import HexStorage
+from ZODB.tests.MinPO import MinPO
+
+import zeolite
+
+FILE = "<filestorage>\npath {}/Data.fs\n</filestorage>\n"
+MAPPING = "<mappingstorage>\n</mappingstorage>\n"
+HEX = "%import ZODB.tests\n<hexstorage>\n<filestorage>\npath {}/Data.fs\n</filestorage>\n</hexstorage>\n"
+
+
+@pytest.fixture
+def serve(host, tmp_path):
+    servers = []
+
+    def serve(section, **settings):
+        servers.append(host.start(section.format(tmp_path), **settings))
+        return servers[-1].address
+
+    yield serve
+    for server in servers:
+        server.stop()
+
+
+def fill(db, count=3):
+    for number in range(count):
+        with db.transaction() as connection:
+            connection.root()["x"] = MinPO(number)
+            connection.root()["n"] = number
+
+
+@pytest.mark.parametrize("section", [FILE, MAPPING], ids=["file", "mapping"])
+def test_interfaces_are_those_of_the_served_storage(serve, section, tmp_path):
+    storage = zeolite.client(serve(section))
+    provided = set(zope.interface.providedBy(storage))
+    for interface in provided:
+        assert zope.interface.verify.verifyObject(interface, storage)
+    undo = ZODB.interfaces.IStorageUndoable in provided
+    assert undo is storage.supportsUndo() is (section is FILE)
+    assert ZODB.interfaces.IStorageIteration in provided
+    assert ZODB.interfaces.IBlobStorage not in provided
+    assert (ZODB.interfaces.IExternalGC in provided) is (section is FILE)
+    storage.close()
+
+
+def test_historical_connections(serve):
+    db = zeolite.DB(serve(FILE))
+    fill(db)
+    tids = [txn.tid for txn in db.storage.iterator()]
+    for number, tid in enumerate(tids[1:]):
+        manager = transaction.TransactionManager()
+        past = db.open(manager, at=tid)
+        assert past.root()["n"] == past.root()["x"].value == number
+        past.root()["n"] = 5
+        with pytest.raises(ReadOnlyHistoryError):
+            manager.commit()
+        manager.abort()
+        past.close()
+    db.close()
+
+
+def test_undo_through_the_database(serve):
+    db = zeolite.DB(serve(FILE))
+    fill(db)
+    (last,) = db.undoLog(0, 1)
+    db.undo(last["id"])
+    transaction.commit()
+    with db.transaction() as connection:
+        assert connection.root()["n"] == 1
+    db.close()
+
+
+def test_undo_log_with_a_filter(serve):
+    db = zeolite.DB(serve(FILE))
+    for number in range(250):
+        with db.transaction() as connection:
+            connection.transaction_manager.get().note(f"number {number}")
+            connection.root()["n"] = number
+    found = db.undoLog(1, 3, lambda entry: entry["description"].endswith(b"7"))
+    assert [entry["description"][-3:] for entry in found] == ["237", "227"]
+    assert len(db.undoLog(0, -1000, lambda entry: True)) == 251
+    info = db.undoInfo(0, -20, {"description": b"number 5"})
+    assert [entry["description"] for entry in info] == ["number 5"]
+    db.close()
+
+
+def test_demo_storage_over_a_client(serve):
+    address = serve(FILE)
+    base = zeolite.DB(address)
+    fill(base)
+    demo = ZODB.DB(DemoStorage(base=zeolite.client(address)))
+    with demo.transaction() as connection:
+        assert connection.root()["n"] == 2
+        connection.root()["n"] = "changed"
+    with demo.transaction() as connection:
+        assert connection.root()["n"] == "changed"
+    with base.transaction() as connection:
+        assert connection.root()["n"] == 2
+    demo.close()
+    base.close()
+
+
+def test_hex_storage_over_a_client(serve):
+    address = serve(FILE)
+    for number in range(3):
+        db = ZODB.DB(HexStorage(zeolite.client(address)))
+        with db.transaction() as connection:
+            assert connection.root().get("n", -1) == number - 1
+            connection.root()["n"] = number
+        db.close()
+
+
+def test_iteration_leaves_nothing_on_the_server(serve):
+    import gc
+
+    db = zeolite.DB(serve(FILE))
+    fill(db, 5)
+    storage = db.storage
+    for _ in range(3):
+        iterator = storage.iterator()
+        records = iter(next(iterator))
+        next(records)
+    del iterator, records
+    gc.collect()
+    storage.ping()
+    assert not storage._dropped_iterators
+    db.close()
+
+
+def test_records_out_of_order_are_a_clear_error(serve):
+    db = zeolite.DB(serve(FILE))
+    fill(db)
+    iterator = db.storage.iterator()
+    first = next(iterator)
+    next(iterator)
+    with pytest.raises(Exception, match="until the next transaction"):
+        list(first)
+    iterator.close()
+    with pytest.raises(StopIteration):
+        next(iterator)
+    db.close()
+
+
+def test_all_records_of_a_large_transaction(serve):
+    db = zeolite.DB(serve(FILE))
+    with db.transaction() as connection:
+        for number in range(500):
+            connection.root()[number] = MinPO(number)
+    found = {}
+    for txn in db.storage.iterator():
+        found[txn.tid] = [(record.oid, record.data) for record in txn]
+    assert len(found[max(found)]) == 501
+    db.close()
+
+
+def test_record_iternext(serve):
+    db = zeolite.DB(serve(FILE))
+    fill(db)
+    cursor, oids = None, []
+    while True:
+        oid, _, data, cursor = db.storage.record_iternext(cursor)
+        assert data
+        oids.append(oid)
+        if cursor is None:
+            break
+    assert oids == sorted(oids)
+    assert len(oids) == len(db.storage)
+    db.close()
+
+
+@pytest.mark.parametrize("kind", ["file to memory", "memory to file"])
+def test_copy_between_kinds_of_storages(serve, kind):
+    sections = [FILE, MAPPING] if kind == "file to memory" else [MAPPING, FILE]
+    source, destination = (zeolite.client(serve(section)) for section in sections)
+    db = ZODB.DB(source)
+    fill(db)
+    destination.copyTransactionsFrom(source)
+    for old, new in zip(source.iterator(), destination.iterator(), strict=True):
+        assert (old.tid, old.user, old.description) == (
+            new.tid,
+            new.user,
+            new.description,
+        )
+        assert [(r.oid, r.tid, r.data) for r in old] == [
+            (r.oid, r.tid, r.data) for r in new
+        ]
+    assert destination.lastTransaction() == source.lastTransaction()
+    destination.close()
+    db.close()
