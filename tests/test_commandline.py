@@ -142,11 +142,6 @@ def test_options_that_do_not_go_together(tmp_path):
         (FILE.replace("127.0.0.1:0", "::1"), 2, "IPv6"),
         (FILE.replace("</zeolite>", "msgpack true\n</zeolite>"), 3, "pickles"),
         (
-            FILE.replace("</zeolite>", "client-conflict-resolution yes\n</zeolite>"),
-            3,
-            "client-conflict-resolution is not in this version",
-        ),
-        (
             FILE.replace("</zeolite>", "<ssl>\ncertificate x\n</ssl>\n</zeolite>"),
             None,
             "TLS is not in this version",

@@ -71,22 +71,11 @@ def seconds(text):
 
 
 def refuse_msgpack(text):
-    return _refuse(
-        text, "msgpack is not spoken by Zeolite, only pickles; set it to false"
-    )
-
-
-def refuse_client_conflict_resolution(text):
-    return _refuse(
-        text,
-        "client-conflict-resolution is not in this version of Zeolite; set it to "
-        "false, and conflicts are resolved by the server",
-    )
-
-
-def _refuse(text, why):
+    """False; there is nothing else to choose."""
     if ZConfig.datatypes.asBoolean(text):
-        raise ValueError(why)
+        raise ValueError(
+            "msgpack is not spoken by Zeolite, only pickles; set it to false"
+        )
     return False
 
 
@@ -108,6 +97,7 @@ class ServerSection:
             invalidation_queue_size=section.invalidation_queue_size,
             invalidation_age=section.invalidation_age,
             transaction_timeout=section.transaction_timeout,
+            client_conflict_resolution=section.client_conflict_resolution,
         )
 
 

@@ -68,6 +68,29 @@ class TestZEOServerWithFileStorage(FileStorageSuites):
     use_extension_bytes = False  # It sends them as a dictionary.
 
 
+class ClientConflictResolutionSuites(
+    ConformanceTest, ConflictResolution.ConflictResolvingStorage
+):
+    """The server leaves conflicts to its clients."""
+
+    __test__ = False
+    settings = {"client_conflict_resolution": "true"}  # noqa: RUF012
+
+
+class TestClientConflictResolution(ClientConflictResolutionSuites):
+    __test__ = True
+
+
+class TestClientConflictResolutionOfZEOClient(ClientConflictResolutionSuites):
+    __test__ = True
+    client = "zeo"
+
+
+class TestClientConflictResolutionOnZEOServer(ClientConflictResolutionSuites):
+    __test__ = True
+    server = "zeo"
+
+
 class MemorySuites(
     ConformanceTest,
     BasicStorage.BasicStorage,

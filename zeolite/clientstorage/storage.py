@@ -10,11 +10,8 @@ import logging
 import threading
 import time
 
-from ZODB.POSException import (
-    ConflictError,
-    ReadOnlyError,
-    StorageTransactionError,
-)
+from ZODB.ConflictResolution import ConflictResolvingStorage
+from ZODB.POSException import ReadOnlyError, StorageTransactionError
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected
@@ -49,7 +46,7 @@ _LATER = {
 }
 
 
-class ClientStorage:
+class ClientStorage(ConflictResolvingStorage):
     """A storage on a server, shared with other processes.
 
     `addr` is the server's address: a port (int) on 127.0.0.1, a pair of host and
@@ -189,6 +186,7 @@ class ClientStorage:
         return self._info["supportsUndo"]
 
     def registerDB(self, database):
+        super().registerDB(database)
         self._database = database
 
     def ping(self):
@@ -330,16 +328,29 @@ class ClientStorage:
 
     def tpc_vote(self, transaction):
         state = self._get(transaction)
-        call = state.link.call("vote", (state.id,), before=state.take())
         changed = []
-        for item in call.wait() or ():
-            if isinstance(item, dict):
-                # The server leaves the conflict to the client.
-                raise ConflictError(oid=item["oid"], serials=item["serials"])
-            changed.append(item)
+        while True:
+            call = state.link.call("vote", (state.id,), before=state.take())
+            answer = call.wait() or ()
+            changed += [item for item in answer if not isinstance(item, dict)]
+            conflicts = [item for item in answer if isinstance(item, dict)]
+            for conflict in conflicts:
+                self._resolve(state, **conflict)
+                changed.append(conflict["oid"])
+            if not conflicts:
+                break
         state.forget(changed)
         state.voted = True
-        return changed
+        return list(dict.fromkeys(changed))
+
+    def _resolve(self, state, oid, serials, data):
+        """Resolve a conflict that the server has left to its clients.
+
+        Raises `ConflictError` where that is impossible.
+        """
+        committed, read = serials
+        data = self.tryToResolveConflict(oid, committed, read, data)
+        self._gather(state, "storea", oid, committed, data, state.id)
 
     def tpc_finish(self, transaction, f=lambda tid: None):
         """Commit; return the tid.

@@ -252,7 +252,10 @@ def _count_vote(session, answer):
     if isinstance(answer, ConflictError):
         session.counts["conflicts"] += 1
     elif not isinstance(answer, Exception):
-        session.counts["conflicts_resolved"] += len(answer)
+        for item in answer:
+            # Those that are left to the client are dictionaries.
+            resolved = type(item) is bytes
+            session.counts["conflicts_resolved" if resolved else "conflicts"] += 1
 
 
 def _tpc_finish(session, id):

@@ -14,6 +14,9 @@ transaction's lock lets exactly one of them win:
        |           |          |        |
        +-----------+----------+--------+-----------------> ENDED   (aborted)
 
+With client-side conflict resolution a vote may end RESOLVING instead of VOTED:
+the commit lock is kept, the client stores what it has resolved, and votes again.
+
 Whoever wants to abort while VOTING leaves a mark, and the thread that votes
 aborts when the storage is done.  A transaction that is FINISHING is never aborted.
 """
@@ -24,7 +27,7 @@ import threading
 import time
 from collections import deque
 
-from ZODB.POSException import StorageTransactionError
+from ZODB.POSException import ConflictError, StorageTransactionError
 
 from .staging import Staging
 
@@ -134,6 +137,7 @@ class State(enum.Enum):
     STAGING = "not voted"
     WAITING = "waiting for the commit lock"
     VOTING = "voting"
+    RESOLVING = "waiting for its conflicts to be resolved"
     VOTED = "voted"
     FINISHING = "finishing"
     ENDED = "ended"
@@ -155,18 +159,18 @@ class Transaction:
         self._metadata = metadata
         self._begin_args = _begin_args(metadata, tid, status)
         self._staging = Staging()
+        self._leaves_conflicts = session.served.options.client_conflict_resolution
+        self._conflicts = []
         self._oids = {}
+        # What the client does not know that it changes: conflicts that the
+        # storage resolved, and what was undone.
+        self._changed = {}
         self._error = None
         self._respond = None
         self._entry = None
         self._lock = threading.Lock()  # Guards the two below.
         self._state = State.STAGING
         self._doom = None
-
-    @property
-    def voted(self):
-        """Whether the storage was asked to commit it, and not yet ended."""
-        return self._state in (State.VOTING, State.VOTED, State.FINISHING)
 
     # The session's own thread.
 
@@ -177,7 +181,8 @@ class Transaction:
         raised by `vote`.
         """
         try:
-            if self._error is None and self._expect(State.STAGING):
+            if self._error is None:
+                self._expect(State.STAGING, State.RESOLVING)
                 self._staging.add(method, *args)
         except Exception as error:
             self.fail(error)
@@ -194,7 +199,7 @@ class Transaction:
         by the vote runner with the result, or with an exception.
         """
         with self._lock:
-            self._expect(State.STAGING)
+            again = self._expect(State.STAGING, State.RESOLVING) is State.RESOLVING
             if self._error is None:
                 self._state = State.WAITING
         if self._error is not None:
@@ -202,7 +207,7 @@ class Transaction:
             self.abort("its vote failed")
             raise error
         self._respond = respond
-        if not self._served.commit_lock.acquire(self):
+        if not again and not self._served.commit_lock.acquire(self):
             return DELAYED
         return self._vote()
 
@@ -256,7 +261,7 @@ class Transaction:
                 self._doom = error
                 return True
             self._state = State.ENDED
-        if before is State.VOTED:
+        if before in (State.VOTED, State.RESOLVING):
             self._abort_in_storage()
             self._served.commit_lock.release(self)
         elif before is State.WAITING:
@@ -288,25 +293,36 @@ class Transaction:
         with self._lock:
             doom = self._doom
             if doom is None:
-                self._state = State.VOTED
+                self._state = State.RESOLVING if self._conflicts else State.VOTED
                 return changed
         self._abort_in_storage()
         self._end()
         raise doom
 
     def _vote_in_storage(self):
+        """Return the oids that were changed, and conflicts for the client."""
         storage, metadata = self._storage, self._metadata
-        storage.tpc_begin(*self._begin_args)
-        # What the client does not know that it changes: conflicts that were
-        # resolved, and what was undone.
-        changed = {}
+        if self._begin_args is not None:
+            storage.tpc_begin(*self._begin_args)
+            self._begin_args = None
+        self._conflicts = []
         for method, args in self._staging:
-            found = _OPERATIONS[method](storage, metadata, self._oids, *args)
-            changed.update(dict.fromkeys(found or ()))
-        changed.update(dict.fromkeys(storage.tpc_vote(metadata) or ()))
-        self._oids.update(changed)
+            try:
+                found = _OPERATIONS[method](storage, metadata, self._oids, *args)
+            except ConflictError as error:
+                if method != "store" or not self._leaves_conflicts:
+                    raise
+                oid, _, data = args
+                conflict = {"oid": oid, "serials": error.serials, "data": data}
+                self._conflicts.append(conflict)
+            else:
+                self._changed.update(dict.fromkeys(found or ()))
         self._staging.close()
-        return list(changed)
+        if self._conflicts:
+            return [*self._changed, *self._conflicts]
+        self._changed.update(dict.fromkeys(storage.tpc_vote(metadata) or ()))
+        self._oids.update(self._changed)
+        return list(self._changed)
 
     def _abort_in_storage(self):
         try:
@@ -325,12 +341,13 @@ class Transaction:
         self._staging.close()
         self._served.commit_lock.release(self)
 
-    def _expect(self, state):
-        if self._state is not state:
+    def _expect(self, *states):
+        """Return the state, or raise if it is another one."""
+        if self._state not in states:
             raise StorageTransactionError(
-                f"the transaction is {self._state.value}, not {state.value}"
+                f"the transaction is {self._state.value}, not {states[0].value}"
             )
-        return True
+        return self._state
 
 
 def _begin_args(metadata, tid, status):

@@ -22,6 +22,10 @@ class ServerOptions:
     #: Seconds from getting the commit lock to being done; 0 for no limit.
     transaction_timeout: float = 30
 
+    #: Leave it to clients to resolve conflicts; the server then never makes
+    #: instances of the application's classes.
+    client_conflict_resolution: bool = False
+
     #: Seconds that a client may take nothing of what is sent to it.
     client_timeout: float = 30
 

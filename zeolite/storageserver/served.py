@@ -8,6 +8,7 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
+from ZODB.POSException import ConflictError
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
@@ -50,6 +51,8 @@ class Served:
         self.storage = storage
         self.options = options or ServerOptions()
         self.started = time.ctime()
+        if self.options.client_conflict_resolution:
+            storage.tryToResolveConflict = _leave_conflict
         self.commit_lock = CommitLock()
         tid = storage.lastTransaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
@@ -241,3 +244,8 @@ class Served:
             if late is None:
                 return
             late.expire(timeout)
+
+
+def _leave_conflict(oid, committed, read, data, committed_data=b""):
+    """What a storage is to do with a conflict that a client will resolve."""
+    raise ConflictError(oid=oid, serials=(committed, read), data=data)
