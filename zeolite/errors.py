@@ -20,6 +20,18 @@ class ClientDisconnected(ClientStorageError, transaction.interfaces.TransientErr
     """
 
 
+class CommitInDoubt(ClientStorageError):
+    """The connection broke while a transaction was committed, and it cannot be
+    known whether it was.
+
+    A client storage finds out by itself after it has reconnected.  It raises
+    this only if it could not reconnect within `wait_timeout`, if the connection
+    broke again meanwhile, if the transaction changed no object, or if the
+    storage does not tell its history, because it has none, or because too many
+    commits followed.  The application has to look at its data.
+    """
+
+
 class ServerException(ClientStorageError):
     """The server raised an exception that has no counterpart on this side.
 

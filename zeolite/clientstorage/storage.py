@@ -14,12 +14,13 @@ from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import ReadOnlyError, StorageTransactionError
 from ZODB.utils import load_current, z64
 
-from ..errors import ClientDisconnected
+from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire import messages
 from . import addresses
 from .cache import ClientCache
 from .connection import Connection, Refused
 from .history import filtered_undo_log
+from .indoubt import find_commit
 from .interfaces import provide
 from .iteration import TransactionIterator, copy_transactions
 from .transaction import ClientTransaction, extension_of
@@ -357,16 +358,43 @@ class ClientStorage(ConflictResolvingStorage):
 
         `f` is called with it in the connection's reader thread, before any later
         change is heard of.  It must not use this storage to ask the server.
+
+        If the connection breaks meanwhile, this waits for the next one and finds
+        out whether the server has committed.  Raises `ClientDisconnected` if it
+        has not, and `CommitInDoubt` if that cannot be known.
         """
         state = self._get(transaction)
-        finished = functools.partial(self._finished, state, f)
         if not state.voted:
             raise StorageTransactionError("tpc_finish before tpc_vote")
+        state.known_tid = self._last_tid
+        finished = functools.partial(self._finished, state, f)
         try:
-            return state.link.call("tpc_finish", (state.id,), on_reply=finished).wait()
+            call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
+            return call.wait()
+        except ClientDisconnected as error:
+            tid = self._find_out(state, transaction, error)
+            # What it changed came with the verification of the cache.
+            f(tid)
+            return tid
         finally:
             self._remember(transaction, None)
             state.end()
+
+    def _find_out(self, state, transaction, error):
+        """Return the tid of a commit whose answer was lost."""
+        try:
+            link = self._connection.link()
+
+            def ask(name, *args, before=b""):
+                return link.call(name, args, before).wait()
+
+            tid = find_commit(ask, state, transaction)
+        except (ClientDisconnected, CommitInDoubt) as why:
+            raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
+        if tid is None:
+            raise ClientDisconnected(f"{error}; it was not committed") from error
+        logger.warning("%s: committed, though %s", self.__name__, error)
+        return tid
 
     def tpc_abort(self, transaction):
         state = self._find(transaction)

@@ -24,6 +24,8 @@ class ClientTransaction:
         #: Whether the server has heard of it.
         self.sent = False
         self.voted = False
+        #: The last transaction that was known before it was finished.
+        self.known_tid = None
         #: oid -> data, or None where it is not known what was committed.
         self.stored = {}
         self._remembered = 0
