@@ -1,8 +1,7 @@
 """`ClientStorage`: a ZODB storage whose data are on a server.
 
-Here are ZODB's storage interfaces and what the connection tells; nothing about
-sockets.  The methods under "The reader thread" are called in that thread only
-and give what the server says its effect, in the order in which it was said.
+Here are ZODB's storage interfaces, and nothing about sockets: `Connection` has
+them.  What the server says by itself takes effect in `View`.
 """
 
 import functools
@@ -18,12 +17,13 @@ from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire import messages
 from . import addresses
 from .cache import ClientCache
-from .connection import Connection, Refused
+from .connection import Connection
 from .history import filtered_undo_log
 from .indoubt import find_commit
 from .interfaces import provide
 from .iteration import TransactionIterator, copy_transactions
 from .transaction import ClientTransaction, extension_of
+from .view import View
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,6 @@ class ClientStorage(ConflictResolvingStorage):
         self._sort_key = f"{storage}:{where}"
         self._is_read_only = bool(read_only)
         self._server_sync = server_sync
-        self._database = None
-        self._info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
-        self._last_tid = None
         self._lock = threading.Lock()
         self._new_oids = []
         self._transaction_id = 0
@@ -139,8 +136,9 @@ class ClientStorage(ConflictResolvingStorage):
         self._strangers = {}
         self._dropped_iterators = []
         self._cache = ClientCache(cache_size)
+        self._view = View(self._cache, self.__name__, self._connected)
         self._connection = Connection(
-            self,
+            self._view,
             addrs,
             (storage, self._is_read_only),
             30 if wait_timeout is None else wait_timeout,
@@ -178,17 +176,17 @@ class ClientStorage(ConflictResolvingStorage):
         return self._is_read_only
 
     def __len__(self):
-        return self._info["length"]
+        return self._view.info["length"]
 
     def getSize(self):
-        return self._info["size"]
+        return self._view.info["size"]
 
     def supportsUndo(self):
-        return self._info["supportsUndo"]
+        return self._view.info["supportsUndo"]
 
     def registerDB(self, database):
         super().registerDB(database)
-        self._database = database
+        self._view.database = database
 
     def ping(self):
         """Wait for the server to answer, and for all that it said before."""
@@ -206,14 +204,14 @@ class ClientStorage(ConflictResolvingStorage):
     # Reading.
 
     def lastTransaction(self):
-        return self._last_tid or z64
+        return self._view.last_tid or z64
 
     def loadBefore(self, oid, tid):
         found = self._cache.loadBefore(oid, tid)
         if found is not None:
             return found
         link = self._connection.link()
-        return link.load(oid, tid, self._loaded).wait()
+        return link.load(oid, tid, self._view.loaded).wait()
 
     load = load_current
 
@@ -221,7 +219,7 @@ class ClientStorage(ConflictResolvingStorage):
         """Ask for objects without waiting for them; loading them will wait."""
         wanted = [oid for oid in oids if not self._cache.has(oid, tid)]
         if wanted:
-            self._connection.link().loads(wanted, tid, self._loaded)
+            self._connection.link().loads(wanted, tid, self._view.loaded)
 
     def loadSerial(self, oid, serial):
         return self._call("loadSerial", oid, serial)
@@ -366,8 +364,8 @@ class ClientStorage(ConflictResolvingStorage):
         state = self._get(transaction)
         if not state.voted:
             raise StorageTransactionError("tpc_finish before tpc_vote")
-        state.known_tid = self._last_tid
-        finished = functools.partial(self._finished, state, f)
+        state.known_tid = self._view.last_tid
+        finished = functools.partial(self._view.finished, state, f)
         try:
             call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
             return call.wait()
@@ -458,73 +456,5 @@ class ClientStorage(ConflictResolvingStorage):
 
     # The reader thread.
 
-    def verify(self, ask, tid):
-        """Find out what has changed since the connection was lost.
-
-        Returns the tid up to which all is known.
-        """
-        known = self._cache.getLastTid()
-        if known is not None and known > tid:
-            raise Refused(
-                f"the cache has transaction {known.hex()}, and the server's last one "
-                f"is {tid.hex()}: it has other data, or was restored from a backup"
-            )
-        if known is not None and known != tid:
-            changed = ask("getInvalidations", known)
-            if changed is None:
-                logger.critical(
-                    "%s: away for too long, forgetting the cache", self.__name__
-                )
-                self._cache.clear()
-                if self._database is not None:
-                    self._database.invalidateCache()
-            else:
-                tid, oids = changed
-                for oid in oids:
-                    self._cache.invalidate(oid, None)
-                self._tell_database(tid, oids)
-        self._cache.setLastTid(tid)
-        self._last_tid = tid
-        return tid
-
-    def connected(self, info):
-        self._info.update(info)
+    def _connected(self, info):
         provide(self, info.get("interfaces", ()))
-
-    def disconnected(self):
-        logger.info("%s: disconnected", self.__name__)
-
-    def informed(self, info):
-        self._info.update(info)
-
-    def invalidated(self, tid, oids):
-        for oid in oids:
-            self._cache.invalidate(oid, tid)
-        self._tell_database(tid, oids)
-        self._cache.setLastTid(tid)
-        self._last_tid = tid
-
-    def _tell_database(self, tid, oids):
-        if self._database is not None:
-            self._database.invalidate(tid, oids)
-
-    def _loaded(self, oid, found):
-        if found is not None:
-            data, start, end = found
-            self._cache.store(oid, start, end, data)
-        return found
-
-    def _finished(self, state, f, tid):
-        for oid in state.stored:
-            self._cache.invalidate(oid, tid)
-        try:
-            f(tid)
-        finally:
-            self._cache.setLastTid(tid)
-            self._last_tid = tid
-            # Only now: before, a load of the new data could return when
-            # `lastTransaction` did not show the commit yet.
-            for oid, data in state.stored.items():
-                if data is not None:
-                    self._cache.store(oid, tid, None, data)
-        return tid

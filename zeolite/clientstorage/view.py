@@ -1,0 +1,102 @@
+"""What a client knows of the server's data: cache, last transaction, database.
+
+`View` is changed by the connection's reader thread only, so that what the server
+says takes effect in the order in which it was said.  Any thread reads it.
+"""
+
+import logging
+
+from .connection import Refused
+
+logger = logging.getLogger(__name__)
+
+
+class View:
+    """Applies what the server says.
+
+    `cache` is a `ClientCache`, `name` is for messages, `on_connected` is called
+    with what the server tells about the storage.  `database` is ZODB's, to be set
+    when it is known.
+    """
+
+    def __init__(self, cache, name, on_connected):
+        self.cache = cache
+        self.database = None
+        #: The last transaction whose changes have been applied, or None.
+        self.last_tid = None
+        self.info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
+        self._name = name
+        self._on_connected = on_connected
+
+    def verify(self, ask, tid):
+        """Find out what has changed since the connection was lost.
+
+        Returns the tid up to which all is known.
+        """
+        known = self.cache.getLastTid()
+        if known is not None and known > tid:
+            raise Refused(
+                f"the cache has transaction {known.hex()}, and the server's last one "
+                f"is {tid.hex()}: it has other data, or was restored from a backup"
+            )
+        if known is not None and known != tid:
+            changed = ask("getInvalidations", known)
+            if changed is None:
+                logger.critical(
+                    "%s: away for too long, forgetting the cache", self._name
+                )
+                self.cache.clear()
+                if self.database is not None:
+                    self.database.invalidateCache()
+            else:
+                tid, oids = changed
+                for oid in oids:
+                    self.cache.invalidate(oid, None)
+                self._tell_database(tid, oids)
+        self.cache.setLastTid(tid)
+        self.last_tid = tid
+        return tid
+
+    def connected(self, info):
+        self.info.update(info)
+        self._on_connected(info)
+
+    def disconnected(self):
+        logger.info("%s: disconnected", self._name)
+
+    def informed(self, info):
+        self.info.update(info)
+
+    def invalidated(self, tid, oids):
+        for oid in oids:
+            self.cache.invalidate(oid, tid)
+        self._tell_database(tid, oids)
+        self.cache.setLastTid(tid)
+        self.last_tid = tid
+
+    def _tell_database(self, tid, oids):
+        if self.database is not None:
+            self.database.invalidate(tid, oids)
+
+    def loaded(self, oid, found):
+        """A load was answered; return the answer."""
+        if found is not None:
+            data, start, end = found
+            self.cache.store(oid, start, end, data)
+        return found
+
+    def finished(self, state, f, tid):
+        """A transaction was committed as `tid`; tell `f`, and return it."""
+        for oid in state.stored:
+            self.cache.invalidate(oid, tid)
+        try:
+            f(tid)
+        finally:
+            self.cache.setLastTid(tid)
+            self.last_tid = tid
+            # Only now: before, a load of the new data could return when
+            # `lastTransaction` did not show the commit yet.
+            for oid, data in state.stored.items():
+                if data is not None:
+                    self.cache.store(oid, tid, None, data)
+        return tid
