@@ -130,7 +130,7 @@ def test_iteration_leaves_nothing_on_the_server(serve):
     del iterator, records
     gc.collect()
     storage.ping()
-    assert not storage._dropped_iterators
+    assert not storage._connection.link().dropped_iterators
     db.close()
 
 

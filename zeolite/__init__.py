@@ -87,5 +87,9 @@ def server(
     except BaseException:
         storage.close()
         raise
-    running.start()
+    try:
+        running.start()
+    except BaseException:
+        running.stop()
+        raise
     return running.address, running.stop

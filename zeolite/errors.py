@@ -24,11 +24,13 @@ class CommitInDoubt(ClientStorageError):
     """The connection broke while a transaction was committed, and it cannot be
     known whether it was.
 
-    A client storage finds out by itself after it has reconnected.  It raises
-    this only if it could not reconnect within `wait_timeout`, if the connection
-    broke again meanwhile, if the transaction changed no object, or if the
-    storage does not tell its history, because it has none, or because too many
-    commits followed.  The application has to look at its data.
+    A client storage asks by itself after it has reconnected.  If nothing was
+    committed, it raises `ClientDisconnected` instead, and the transaction may be
+    tried again.  This is raised if there is a commit that did the same, which the
+    message names; if it could not reconnect within `wait_timeout`, or the
+    connection broke again; if the transaction changed no object; or if the
+    storage does not tell its history, because it has none or because too much was
+    committed since.  The application has to look at its data.
     """
 
 

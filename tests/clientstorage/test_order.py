@@ -260,7 +260,7 @@ class TestVerifying:
         script = self.reconnect(fake, script, p64(5))
         script.answer("getInvalidations", None)
         settle(storage, script)
-        assert database.told == ["everything"]
+        assert database.told == ["everything", (p64(5), []), "everything"]
         assert len(storage._cache) == 0
         assert storage.lastTransaction() == p64(5)
 

@@ -70,6 +70,13 @@ class TestLoading:
         script.answer("loadBefore", None)
         assert load.result() is None
 
+    def test_bad_argument_does_not_spoil_the_next_load(self, connect):
+        storage, script = connect()
+        for _ in range(2):
+            with pytest.raises(TypeError):
+                storage.loadBefore(OID, None)
+        settle(storage, script)
+
     def test_error_of_unknown_class(self, connect):
         storage, script = connect()
         call = Background(storage.getTid, OID)
@@ -148,23 +155,28 @@ class TestTransactions:
         """As stock ZEO servers do, which say nothing of it."""
         storage, script = connect()
         first, second = TransactionMetaData(), TransactionMetaData()
-        for txn in (first, second):
+
+        def store(txn):
             storage.tpc_begin(txn)
             storage.store(OID, None, b"data", "", txn)
+
+        store(first)
+        waiting = Background(store, second)
         vote = Background(storage.tpc_vote, first)
         script.expect("tpc_begin")
         script.expect("storea")
         script.answer("vote", [])
         vote.result()
-        waiting = Background(storage.tpc_vote, second)
-        settle(storage, script)  # Nothing came before the ping.
+        assert waiting.is_alive()
         abort = Background(storage.tpc_abort, first)
         script.answer("tpc_abort", None)
         abort.result()
+        waiting.result()
+        vote = Background(storage.tpc_vote, second)
         script.expect("tpc_begin")
         script.expect("storea")
         script.answer("vote", [])
-        assert waiting.result() == []
+        assert vote.result() == []
         finish = Background(storage.tpc_finish, second)
         script.answer("tpc_finish", p64(2))
         finish.result()
@@ -270,6 +282,29 @@ class TestConnecting:
         assert "disconnected" in storage.getName()
         with pytest.raises(ClientDisconnected):
             storage.ping()
+
+    def test_first_transaction_is_waited_for(self, fake, stack):
+        storage = ClientStorage(fake.address, wait=False)
+        stack.callback(storage.close)
+        last = Background(storage.lastTransaction)
+        fake.accept(p64(5))
+        assert last.result() == p64(5)
+
+    def test_reader_survives_whatever_connecting_raises(self, monkeypatch, stack):
+        from zeolite.clientstorage import addresses
+
+        raised = threading.Event()
+
+        def connect(*args):
+            raised.set()
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr(addresses, "connect", connect)
+        storage = ClientStorage(free_port(), wait=False, disconnect_poll=0.01)
+        stack.callback(storage.close)
+        for _ in range(3):
+            raised.clear()
+            assert raised.wait(20)
 
     def test_unknown_storage_fails_at_once(self, fake):
         def refuse():

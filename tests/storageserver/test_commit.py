@@ -1,5 +1,6 @@
 """The commit lock, waiting votes, aborts, disconnects and the timeout."""
 
+import io
 import sys
 import threading
 import time
@@ -8,7 +9,9 @@ import pytest
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import p64
 
+from tests.support.blocking import Gate
 from tests.support.rawclient import Failed, RawClient
+from zeolite.storageserver import staging
 from zeolite.storageserver.commit import CommitLock, State
 
 
@@ -177,6 +180,44 @@ class TestErrors:
         with pytest.raises(Failed, match="plain data"):
             client.ask("vote", 1)
 
+    def test_full_disk_while_staging_releases_everything(self, server, monkeypatch):
+        class FullFile(io.BytesIO):
+            def write(self, data):
+                raise OSError(28, "No space left on device")
+
+            def close(self):
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(
+            staging.tempfile, "TemporaryFile", lambda **kwargs: FullFile()
+        )
+        client, other = server.connect(), server.connect()
+        client.begin(1, oids=range(3), data=b"x" * staging.MEMORY)
+        with pytest.raises(Failed, match="No space left"):
+            client.ask("vote", 1)
+        client.begin(2, oids=range(3), data=b"x" * staging.MEMORY)
+        client.close()
+        assert other.commit(3)
+        until(lambda: len(server.served._sessions) == 1)
+
+    def test_size_that_cannot_be_told_does_not_fail_the_commit(
+        self, server, monkeypatch
+    ):
+        def fail():
+            raise OSError("no idea")
+
+        monkeypatch.setattr(server.storage, "getSize", fail)
+        assert server.connect().commit(1)
+
+    def test_failed_finish_leaves_no_transaction(self, server):
+        client = server.connect()
+        server.storage.fail("before tpc_finish", OSError("disk full"))
+        client.begin(1)
+        client.ask("vote", 1)
+        with pytest.raises(Failed, match="disk full"):
+            client.ask("tpc_finish", 1)
+        assert server.served.status()["active_txns"] == 0
+
     def test_large_transaction_goes_through_a_file(self, server):
         client = server.connect()
         client.commit(1, oids=range(300), data=b"x" * 10_000)
@@ -290,6 +331,28 @@ class TestStop:
         tid = client.wait_for(finish)
         stopper.join()
         assert MappingStorage.lastTransaction(server.storage.reopened()) == tid
+
+    def test_pack_is_waited_for(self, serve):
+        server = serve()
+        client = server.connect()
+        client.commit(1)
+        packing = Gate()
+        original = server.storage.pack
+
+        def pack(*args):
+            packing.stop_here()
+            original(*args)
+
+        server.storage.pack = pack
+        client.call("pack", time.time(), True)
+        packing.wait_until_reached()
+        stopper = threading.Thread(target=server.server.stop)
+        stopper.start()
+        assert client.is_closed()
+        assert server.storage.opened()
+        packing.open()
+        stopper.join()
+        assert not server.storage.opened()
 
     def test_others_are_aborted_and_nobody_gets_in(self, serve):
         server = serve()

@@ -102,15 +102,16 @@ class TestWhoSends:
         channel = FakeChannel()
         delivery = attached(log, channel)
         delivery.rest()
-        original = channel.send
+        original = channel.offer
 
-        def send(data):
+        def offer(data):
             # In the helper's send: a commit, and a dispatcher that passes over.
+            channel.offer = original
             add(log, 1)
             delivery.nudge()
             original(data)
 
-        channel.send = send
+        channel.offer = offer
         delivery.send(b"")
         assert channel.tids() == [p64(1)]
 
@@ -156,6 +157,17 @@ class TestSlowClients:
         channel.blocked.set()
         until(lambda: delivery.cursor == 3)
         until(lambda: channel.tids() == [p64(1), p64(2), p64(3)])
+
+    def test_other_threads_never_wait_either(self, log):
+        """Such as the one that runs votes for all clients."""
+        channel = FakeChannel(room=0)
+        channel.blocked.clear()
+        delivery = attached(log, channel)
+        for _ in range(3):
+            delivery.send(b"reply")
+        channel.room = None
+        channel.blocked.set()
+        until(lambda: channel.sent == b"reply" * 3)
 
     def test_offers_are_bounded(self, log):
         channel = FakeChannel(room=0)

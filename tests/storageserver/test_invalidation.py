@@ -145,6 +145,20 @@ class TestBounds:
         assert log.join()[0] == p64(9)
         assert log.since(p64(3), log.end) is None
 
+    def test_restart_keeps_what_is_reserved(self):
+        log = filled(3)
+        reserved = log.reserve(p64(5), [p64(5)])
+        log.restart(p64(4))
+        tid, cursor = log.join()
+        assert tid == p64(4)
+        log.publish(reserved)
+        assert tids(log.read(cursor)) == [p64(5)]
+
+    def test_restart_never_turns_back(self):
+        log = filled(3)
+        log.restart(p64(1))
+        assert log.join()[0] == p64(3)
+
 
 def test_many_threads_read_what_one_writes():
     """Each reader sees every tid once and in order, wherever it joins."""

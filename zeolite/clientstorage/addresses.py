@@ -63,7 +63,7 @@ def connect(addresses, wanted, failed):
         for address in addresses:
             try:
                 _start(address, pending)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 failed(address, error)
         deadline = time.monotonic() + CONNECT_TIMEOUT
         while pending and wanted():

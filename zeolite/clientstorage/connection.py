@@ -29,6 +29,10 @@ STALL_TIMEOUT = 60
 HANDSHAKE_TIMEOUT = 10
 
 
+#: Seconds that a server has to answer each call until the client is ready.
+GREETING_TIMEOUT = 60
+
+
 class Refused(Exception):
     """The server will not have this client, now and later."""
 
@@ -150,7 +154,8 @@ class Connection:
                 if link is not None:
                     self._read(link)
             except Exception as error:
-                self._failed(link.address, error)
+                address = self._addresses[0] if link is None else link.address
+                self._failed(address, error)
             finally:
                 self._lose(link)
             with self._condition:
@@ -194,8 +199,9 @@ class Connection:
 
         def ask(name, *args):
             call = link.call(name, args)
+            deadline = deadline_in(GREETING_TIMEOUT)
             while not call.is_done:
-                self._take(link, link.receive(), early)
+                self._take(link, link.receive(deadline), early)
             return call.wait()
 
         try:

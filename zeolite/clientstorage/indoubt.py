@@ -1,9 +1,13 @@
 """Finding out whether a commit happened whose answer got lost.
 
 When a connection breaks inside `tpc_finish`, the server may have committed or
-not.  After reconnecting the storage's history tells: a commit after the last one
-that was known, with the same oids, data, user and description, is ours.
+not.  After reconnecting the storage's history tells: if no commit since has the
+same oids, data, user and description, it has not.  If one has, it is very likely
+ours, but another client may have done exactly the same from the same state, so
+that is for the application to judge.
 """
+
+import contextlib
 
 from ZODB.POSException import POSKeyError
 
@@ -17,31 +21,36 @@ REVISIONS = 100
 OBJECTS = 100
 
 
-def find_commit(ask, state, transaction):
-    """Return the tid of a transaction if it was committed, None if it was not.
+def check_not_committed(link, id, state, transaction):
+    """Return if a transaction was not committed.
 
-    `ask(name, *args, before=b"")` makes a call on a new connection; `state` is
-    the `ClientTransaction`, and `transaction` has user and description.  Raises
-    `CommitInDoubt` where it cannot be known, and `ClientDisconnected`.
+    `link` is a new connection, `id` a number for a transaction on it, `state` the
+    `ClientTransaction`, and `transaction` has user and description.  Raises
+    `CommitInDoubt` if it was, or where that cannot be known, and
+    `ClientDisconnected`.
     """
+
+    def ask(name, *args, before=b""):
+        return link.call(name, args, before).wait()
+
     if not state.stored:
         raise CommitInDoubt("it changed no object that would show it")
-    _wait_for_its_end(ask)
+    with link.transaction_lock or contextlib.nullcontext():
+        _wait_for_its_end(ask, id)
     # What has been stored tells more than what was only undone or resolved.
     oids = sorted(state.stored, key=lambda oid: state.stored[oid] is None)[:OBJECTS]
     for entry in _revisions_since(ask, oids[0], state.known_tid):
         if _matches(entry, transaction) and all(
             _is_as_stored(ask, oid, entry["tid"], state.stored[oid]) for oid in oids
         ):
-            return entry["tid"]
-    return None
+            raise CommitInDoubt(f"transaction {entry['tid'].hex()} did the same")
 
 
-def _wait_for_its_end(ask):
+def _wait_for_its_end(ask, id):
     """Have the commit lock once: the server may still be about to commit."""
-    begin = messages.encode_one_way("tpc_begin", (0, b"", b"", {}, None, " "))
-    ask("vote", 0, before=begin)
-    ask("tpc_abort", 0)
+    begin = messages.encode_one_way("tpc_begin", (id, b"", b"", {}, None, " "))
+    ask("vote", id, before=begin)
+    ask("tpc_abort", id)
 
 
 def _revisions_since(ask, oid, tid):

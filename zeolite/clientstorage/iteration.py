@@ -18,6 +18,7 @@ from ZODB.interfaces import (
 from ZODB.POSException import StorageError
 
 from ..errors import ProtocolError
+from ..wire import messages
 from ..wire.messages import load_plain
 
 #: How many records are asked for ahead.
@@ -27,17 +28,20 @@ READ_AHEAD = 16
 class TransactionIterator:
     """An iterator over transactions, which are iterators over their records.
 
-    `begin(name, *args)` sends a call and returns a `Call`.  The number of an
-    iterator that is garbage goes to the list `dropped`, because a finalizer may
-    run while its thread is sending and must not send by itself.  `arguments` are
-    those of `iterator_start`.
+    It belongs to one connection, `link`, and ends with it.  The number of an
+    iterator that is garbage goes to a list, because a finalizer may run while its
+    thread is sending and must not send by itself.
     """
 
-    def __init__(self, begin, dropped, *arguments):
-        self._begin = begin
-        self._dropped = dropped
-        self._id = begin("iterator_start", *arguments).wait()
-        self._finalizer = weakref.finalize(self, dropped.append, self._id)
+    def __init__(self, link, start, stop):
+        self._link = link
+        arguments = start, stop
+        if link.is_zeolite:
+            arguments += (True,)  # Extended info as the storage has it.
+        self._id = link.call("iterator_start", arguments, drop_iterators(link)).wait()
+        self._finalizer = weakref.finalize(
+            self, link.dropped_iterators.append, self._id
+        )
 
     def __iter__(self):
         return self
@@ -51,7 +55,7 @@ class TransactionIterator:
         return TransactionRecord(self._records, *found)
 
     def _next(self):
-        return self._begin("iterator_next", self._id).wait()
+        return self._link.call("iterator_next", (self._id,)).wait()
 
     def close(self):
         """Have the server forget the iterator."""
@@ -61,16 +65,24 @@ class TransactionIterator:
     def _records(self, tid):
         if self._id is None:
             raise StorageError("the iterator over the transactions has ended")
-        record_id = self._begin("iterator_record_start", self._id, tid).wait()
-        return _read_records(self._begin, self._dropped, record_id)
+        call = self._link.call("iterator_record_start", (self._id, tid))
+        return _read_records(self._link, call.wait())
 
 
-def _read_records(begin, dropped, id):
+def drop_iterators(link):
+    """Return the call (bytes) that has the server forget dropped iterators."""
+    ids = []
+    while link.dropped_iterators:
+        ids.append(link.dropped_iterators.pop())
+    return messages.encode_one_way("iterator_gc", (ids,)) if ids else b""
+
+
+def _read_records(link, id):
     calls, ended = deque(), False
     try:
         while True:
             while len(calls) < READ_AHEAD:
-                calls.append(begin("iterator_record_next", id))
+                calls.append(link.call("iterator_record_next", (id,)))
             found = calls.popleft().wait()
             if found is None:
                 # The calls that are still in flight fail, and nobody waits.
@@ -79,7 +91,7 @@ def _read_records(begin, dropped, id):
             yield DataRecord(*found)
     finally:
         if not ended:
-            dropped.append(id)
+            link.dropped_iterators.append(id)
 
 
 @zope.interface.implementer(IStorageTransactionInformation)

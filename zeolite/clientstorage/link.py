@@ -25,13 +25,23 @@ class Call:
     wait.
     """
 
-    __slots__ = ("_done", "_error", "_result", "is_done", "key", "on_reply")
+    __slots__ = (
+        "_done",
+        "_error",
+        "_result",
+        "is_answered",
+        "is_done",
+        "key",
+        "on_reply",
+    )
 
     def __init__(self, on_reply=None, key=None):
         self._done = threading.Lock()
         self._done.acquire()
         self._result = self._error = None
         self.is_done = False
+        #: Whether the server has answered with a result.
+        self.is_answered = False
         self.on_reply = on_reply
         #: What `Link.load` shares it by.
         self.key = key
@@ -47,6 +57,7 @@ class Call:
     # The reader thread, once.
 
     def succeed(self, result):
+        self.is_answered = True
         if self.on_reply is not None:
             try:
                 result = self.on_reply(result)
@@ -78,6 +89,8 @@ class Link:
         self._loads = {}
         self._lost = None
         self._send_lock = threading.Lock()  # Guards the channel's sending side.
+        #: Numbers of iterators that the server is to be told to forget.
+        self.dropped_iterators = []
         #: Whether the server is one of ours, and not a stock ZEO server.
         self.is_zeolite = False
         #: What a transaction holds from its first call to its last, if the
@@ -125,8 +138,9 @@ class Link:
         with self._lock:
             if self._lost is None:
                 message_id = next(self._ids)
+                data = messages.encode_call(message_id, name, args)
                 self._calls[message_id] = call
-                return messages.encode_call(message_id, name, args)
+                return data
         call.fail(self._lost)
         return b""
 
@@ -140,8 +154,9 @@ class Link:
             call = Call(functools.partial(on_loaded, oid), key)
             if self._lost is None:
                 message_id = next(self._ids)
+                data = messages.encode_load(message_id, oid, tid)
                 self._calls[message_id] = self._loads[key] = call
-                return call, messages.encode_load(message_id, oid, tid)
+                return call, data
         call.fail(self._lost)
         return call, b""
 
@@ -165,12 +180,12 @@ class Link:
             raise ProtocolError(_refusal(offered))
         self._send(frame(messages.PROTOCOL))
 
-    def receive(self):
+    def receive(self, deadline=None):
         """Return the next message, a reply or a call of the server's.
 
         Raises `ConnectionLost` and `ProtocolError`.
         """
-        return messages.decode_reply(self._next_frame())
+        return messages.decode_reply(self._next_frame(deadline))
 
     def reply(self, message_id, flag, result):
         """Hand a reply to whoever waits for it."""

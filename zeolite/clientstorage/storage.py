@@ -5,6 +5,7 @@ them.  What the server says by itself takes effect in `View`.
 """
 
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -14,14 +15,13 @@ from ZODB.POSException import ReadOnlyError, StorageTransactionError
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
-from ..wire import messages
 from . import addresses
 from .cache import ClientCache
 from .connection import Connection
 from .history import filtered_undo_log
-from .indoubt import find_commit
+from .indoubt import check_not_committed
 from .interfaces import provide
-from .iteration import TransactionIterator, copy_transactions
+from .iteration import TransactionIterator, copy_transactions, drop_iterators
 from .transaction import ClientTransaction, extension_of
 from .view import View
 
@@ -130,11 +130,10 @@ class ClientStorage(ConflictResolvingStorage):
         self._server_sync = server_sync
         self._lock = threading.Lock()
         self._new_oids = []
-        self._transaction_id = 0
+        self._transaction_ids = itertools.count(1)
         # What belongs to transactions that are records of another storage and
         # have no place for it.
         self._strangers = {}
-        self._dropped_iterators = []
         self._cache = ClientCache(cache_size)
         self._view = View(self._cache, self.__name__, self._connected)
         self._connection = Connection(
@@ -186,7 +185,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def registerDB(self, database):
         super().registerDB(database)
-        self._view.database = database
+        self._view.register(database)
 
     def ping(self):
         """Wait for the server to answer, and for all that it said before."""
@@ -204,6 +203,8 @@ class ClientStorage(ConflictResolvingStorage):
     # Reading.
 
     def lastTransaction(self):
+        if self._view.last_tid is None:
+            self._connection.link()  # Without one there is no telling.
         return self._view.last_tid or z64
 
     def loadBefore(self, oid, tid):
@@ -246,10 +247,7 @@ class ClientStorage(ConflictResolvingStorage):
 
         A transaction's records can be had until the next transaction is.
         """
-        arguments = start, stop
-        if self._connection.link().is_zeolite:
-            arguments += (True,)  # Extended info as the storage has it.
-        return TransactionIterator(self._begin, self._dropped_iterators, *arguments)
+        return TransactionIterator(self._connection.link(), start, stop)
 
     def pack(self, t=None, referencesf=None, wait=True, days=0):
         """Have the server pack the storage as of `t`, a time in seconds.
@@ -281,19 +279,21 @@ class ClientStorage(ConflictResolvingStorage):
                 "Duplicate tpc_begin calls for same transaction"
             )
         link = self._connection.link()
-        with self._lock:
-            self._transaction_id += 1
-            state = ClientTransaction(self._transaction_id, link)
-        state.add(
-            "tpc_begin",
-            state.id,
-            transaction.user,
-            transaction.description,
-            extension_of(transaction),
-            tid,
-            status,
-        )
-        self._remember(transaction, state)
+        state = ClientTransaction(next(self._transaction_ids), link)
+        try:
+            state.add(
+                "tpc_begin",
+                state.id,
+                transaction.user,
+                transaction.description,
+                extension_of(transaction),
+                tid,
+                status,
+            )
+            self._remember(transaction, state)
+        except BaseException:
+            state.end()
+            raise
 
     def store(self, oid, serial, data, version, transaction):
         assert not version
@@ -357,55 +357,48 @@ class ClientStorage(ConflictResolvingStorage):
         `f` is called with it in the connection's reader thread, before any later
         change is heard of.  It must not use this storage to ask the server.
 
-        If the connection breaks meanwhile, this waits for the next one and finds
-        out whether the server has committed.  Raises `ClientDisconnected` if it
-        has not, and `CommitInDoubt` if that cannot be known.
+        If the connection breaks meanwhile, this waits for the next one and asks
+        there.  Raises `ClientDisconnected` if the server has not committed, and
+        `CommitInDoubt` if it may have.
         """
         state = self._get(transaction)
         if not state.voted:
             raise StorageTransactionError("tpc_finish before tpc_vote")
         state.known_tid = self._view.last_tid
         finished = functools.partial(self._view.finished, state, f)
+        call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
         try:
-            call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
             return call.wait()
         except ClientDisconnected as error:
-            tid = self._find_out(state, transaction, error)
-            # What it changed came with the verification of the cache.
-            f(tid)
-            return tid
+            if call.is_answered:
+                raise  # It is `f`'s.
+            self._find_out(state, transaction, error)
+            raise ClientDisconnected(f"{error}; it was not committed") from error
         finally:
             self._remember(transaction, None)
             state.end()
 
     def _find_out(self, state, transaction, error):
-        """Return the tid of a commit whose answer was lost."""
+        """Raise `CommitInDoubt` unless a transaction was not committed."""
         try:
             link = self._connection.link()
-
-            def ask(name, *args, before=b""):
-                return link.call(name, args, before).wait()
-
-            tid = find_commit(ask, state, transaction)
+            id = next(self._transaction_ids)
+            check_not_committed(link, id, state, transaction)
         except (ClientDisconnected, CommitInDoubt) as why:
             raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
-        if tid is None:
-            raise ClientDisconnected(f"{error}; it was not committed") from error
-        logger.warning("%s: committed, though %s", self.__name__, error)
-        return tid
 
     def tpc_abort(self, transaction):
         state = self._find(transaction)
         if state is None:
             return
         self._remember(transaction, None)
-        if state.sent:
-            try:
+        try:
+            if state.sent:
                 state.link.call("tpc_abort", (state.id,)).wait()
-            except ClientDisconnected:
-                pass  # The server has aborted it because of that.
-            finally:
-                state.end()
+        except ClientDisconnected:
+            pass  # The server has aborted it because of that.
+        finally:
+            state.end()
 
     def _gather(self, state, name, *args):
         state.add(name, *args)
@@ -417,11 +410,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def _begin(self, name, *args):
         link = self._connection.link()
-        before = b""
-        if self._dropped_iterators:
-            dropped, self._dropped_iterators[:] = self._dropped_iterators[:], []
-            before = messages.encode_one_way("iterator_gc", (dropped,))
-        return link.call(name, args, before)
+        return link.call(name, args, drop_iterators(link))
 
     def _check_writable(self):
         if self._is_read_only:

@@ -18,6 +18,9 @@ class ClientTransaction:
     """The client's side of a transaction.  For the thread that commits."""
 
     def __init__(self, id, link):
+        """Waits for another one to end if the server takes one at a time."""
+        if link.transaction_lock is not None:
+            link.transaction_lock.acquire()
         self.id = id
         #: The connection on which it began.
         self.link = link
@@ -44,14 +47,8 @@ class ClientTransaction:
         self._size += len(call)
 
     def take(self):
-        """Return what was gathered (bytes), to be sent now.
-
-        Waits for another transaction to end if the server takes one at a time.
-        """
-        if not self.sent:
-            self.sent = True
-            if self.link.transaction_lock is not None:
-                self.link.transaction_lock.acquire()
+        """Return what was gathered (bytes), to be sent now."""
+        self.sent = True
         calls = b"".join(self._calls)
         self._calls.clear()
         self._size = 0
@@ -59,7 +56,7 @@ class ClientTransaction:
 
     def end(self):
         """The transaction is over, here and on the server."""
-        if self.sent and self.link.transaction_lock is not None:
+        if self.link.transaction_lock is not None:
             self.link.transaction_lock.release()
 
     def remember(self, oid, data):

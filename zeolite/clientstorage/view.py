@@ -1,10 +1,11 @@
 """What a client knows of the server's data: cache, last transaction, database.
 
-`View` is changed by the connection's reader thread only, so that what the server
+`View` is changed by the connection's reader thread, so that what the server
 says takes effect in the order in which it was said.  Any thread reads it.
 """
 
 import logging
+import threading
 
 from .connection import Refused
 
@@ -15,8 +16,7 @@ class View:
     """Applies what the server says.
 
     `cache` is a `ClientCache`, `name` is for messages, `on_connected` is called
-    with what the server tells about the storage.  `database` is ZODB's, to be set
-    when it is known.
+    with what the server tells about the storage.
     """
 
     def __init__(self, cache, name, on_connected):
@@ -26,7 +26,17 @@ class View:
         self.last_tid = None
         self.info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
         self._name = name
+        # A database registers either before a transaction is shown, and is told
+        # of it, or after that.
+        self._lock = threading.Lock()
         self._on_connected = on_connected
+
+    def register(self, database):
+        """Tell `database` of changes from now on.  For any thread."""
+        with self._lock:
+            self.database = database
+
+    # The reader thread.
 
     def verify(self, ask, tid):
         """Find out what has changed since the connection was lost.
@@ -46,16 +56,33 @@ class View:
                     "%s: away for too long, forgetting the cache", self._name
                 )
                 self.cache.clear()
-                if self.database is not None:
-                    self.database.invalidateCache()
+                self._forget_all(tid)
             else:
                 tid, oids = changed
                 for oid in oids:
                     self.cache.invalidate(oid, None)
-                self._tell_database(tid, oids)
-        self.cache.setLastTid(tid)
-        self.last_tid = tid
+                self._apply(tid, oids)
+        self._apply(tid, ())
         return tid
+
+    def _forget_all(self, tid):
+        """Have the database forget what it has; all is new as of `tid`."""
+        with self._lock:
+            if self.database is not None:
+                self.database.invalidateCache()
+                # From here on transactions begin at the new tid, and those that
+                # began at the old one meanwhile forget what they have loaded.
+                self.database.invalidate(tid, [])
+                self.database.invalidateCache()
+            self.last_tid = tid
+
+    def _apply(self, tid, oids):
+        """Tell the database, and only then show the transaction."""
+        with self._lock:
+            if oids and self.database is not None:
+                self.database.invalidate(tid, oids)
+            self.cache.setLastTid(tid)
+            self.last_tid = tid
 
     def connected(self, info):
         self.info.update(info)
@@ -70,13 +97,7 @@ class View:
     def invalidated(self, tid, oids):
         for oid in oids:
             self.cache.invalidate(oid, tid)
-        self._tell_database(tid, oids)
-        self.cache.setLastTid(tid)
-        self.last_tid = tid
-
-    def _tell_database(self, tid, oids):
-        if self.database is not None:
-            self.database.invalidate(tid, oids)
+        self._apply(tid, oids)
 
     def loaded(self, oid, found):
         """A load was answered; return the answer."""

@@ -8,7 +8,6 @@ for the vote to raise.
 """
 
 import logging
-import threading
 
 from ZODB.POSException import ConflictError, StorageTransactionError, Unsupported
 from ZODB.serialize import referencesf
@@ -16,6 +15,7 @@ from ZODB.utils import load_current
 
 from ..errors import ProtocolError
 from ..wire import messages
+from ..wire.channel import ConnectionLost
 from ..wire.messages import plain_only
 from .commit import DELAYED, Transaction
 from .metadata import transaction_metadata
@@ -48,6 +48,9 @@ class Method:
 
     def run(self, session, message_id, args):
         """Call the function; return its result, or `DELAYED`."""
+        if self._delayed or self._helper:
+            # Another thread's reply must not overtake what is due before it.
+            session.delivery.flush()
         if self._delayed:
             return self._function(session, *args, message_id)
         if self._helper:
@@ -56,22 +59,10 @@ class Method:
             def respond(answer):
                 session.respond(message_id, name, answer)
 
-            return _in_helper(name, respond, self._function, session, *args)
+            return session.served.in_helper(
+                name, respond, self._function, session, *args
+            )
         return self._function(session, *args)
-
-
-def _in_helper(name, respond, function, *args):
-    """Call a function in a thread of its own; `respond` gets result or error."""
-
-    def run():
-        try:
-            answer = function(*args)
-        except Exception as error:
-            answer = error
-        respond(answer)
-
-    threading.Thread(target=run, name=f"zeolite-{name}", daemon=True).start()
-    return DELAYED
 
 
 # The connection.
@@ -159,7 +150,7 @@ def _pack(session, when, wait, message_id):
         elif answer is not None:
             logger.error("client %s: pack failed", session, exc_info=answer)
 
-    _in_helper("pack", respond, pack)
+    session.served.in_helper("pack", respond, pack)
     return DELAYED if wait else None
 
 
@@ -259,14 +250,24 @@ def _count_vote(session, answer):
 
 
 def _tpc_finish(session, id):
-    tid, entry = session.transaction(id).finish()
-    del session.transactions[id]
+    transaction = session.transaction(id)
+    try:
+        tid, entry = transaction.finish()
+    finally:
+        if transaction.has_ended:
+            del session.transactions[id]
     session.counts["commits"] += 1
     # What was committed before goes out before the reply.
     session.delivery.catch_up(until=entry)
-    size = session.served.new_size()
-    if size is not None:
-        session.delivery.gather(messages.encode_one_way("info", (size,)))
+    # It is committed: whatever fails from here on is no reason to say otherwise.
+    try:
+        size = session.served.new_size()
+        if size is not None:
+            session.delivery.gather(messages.encode_one_way("info", (size,)))
+    except ConnectionLost:
+        raise
+    except Exception:
+        logger.exception("storage %s does not tell its size", session.served.name)
     return tid
 
 

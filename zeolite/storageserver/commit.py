@@ -172,6 +172,10 @@ class Transaction:
         self._state = State.STAGING
         self._doom = None
 
+    @property
+    def has_ended(self):
+        return self._state is State.ENDED
+
     # The session's own thread.
 
     def stage(self, method, *args):
@@ -338,8 +342,8 @@ class Transaction:
     def _end(self):
         with self._lock:
             self._state = State.ENDED
-        self._staging.close()
         self._served.commit_lock.release(self)
+        self._staging.close()
 
     def _expect(self, *states):
         """Return the state, or raise if it is another one."""

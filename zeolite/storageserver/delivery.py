@@ -10,10 +10,13 @@ the dispatcher may pass over a connection whose lock is held, and no commit is
 forgotten.  The lock is never held across a storage call.
 """
 
+import logging
 import threading
 
 from ..wire.channel import ConnectionLost
 from .invalidation import FellBehind
+
+logger = logging.getLogger(__name__)
 
 #: Replies and invalidations are gathered up to about so many bytes.
 GATHER = 64 * 1024
@@ -23,7 +26,7 @@ class Delivery:
     """The sending side of one connection.
 
     `gather`, `catch_up`, `flush`, `rest` and `wake` are for the session's own
-    thread; `send` is for helper threads, `nudge` for any thread.  `on_failure`
+    thread; `send` is for other threads, `nudge` for any thread.  `on_failure`
     is called with the exception when sending fails in another thread than the
     session's own; it is to end the connection and must not block.
     """
@@ -121,10 +124,43 @@ class Delivery:
     # Helper threads.
 
     def send(self, frame):
-        """Send `frame` (bytes) at once, before what the own thread gathered.
+        """Send `frame` (bytes), before what the own thread has gathered.
 
-        A failure ends the connection and is not raised.
+        Never waits: what the peer does not take at once is left to a thread.  A
+        failure ends the connection and is not raised.
         """
+        if not self._lock.acquire(blocking=False):
+            self._finish_later(frame)
+            return
+        try:
+            if self._closed:
+                return
+            if self._channel.has_rest:
+                self._finish_later(frame)
+                return
+            self._channel.offer(frame)
+            unfinished = self._channel.has_rest
+        except ConnectionLost as error:
+            self._on_failure(error)
+            return
+        finally:
+            self._lock.release()
+        if unfinished:
+            self._finish_later(b"")
+        else:
+            self.nudge()
+
+    def _finish_later(self, frame):
+        """Leave a thread behind that sends the rest and `frame`."""
+        thread = threading.Thread(
+            target=self._finish, args=(frame,), name="zeolite-rest", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # There are too many threads.
+            self._on_failure(error)
+
+    def _finish(self, frame):
         try:
             with self._lock:
                 if not self._closed:
@@ -158,9 +194,7 @@ class Delivery:
             finally:
                 self._lock.release()
             if unfinished:
-                threading.Thread(
-                    target=self.send, args=(b"",), name="zeolite-rest", daemon=True
-                ).start()
+                self._finish_later(b"")
                 return
 
     def _offer(self):
@@ -200,7 +234,8 @@ class Dispatcher:
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def add(self, delivery):
         with self._condition:
@@ -218,7 +253,7 @@ class Dispatcher:
                 self._condition.notify()
                 return
         # Nobody else listens; the thread would only trim.
-        self._log.trim(self._log.end)
+        self._log.trim(self._log.end if origin is None else origin.cursor)
 
     def _run(self):
         while True:
@@ -229,8 +264,14 @@ class Dispatcher:
                     return
                 self._due = False
                 deliveries = list(self._deliveries)
-            needed = self._log.end
-            for delivery in deliveries:
-                delivery.nudge()
-                needed = min(needed, delivery.cursor)
-            self._log.trim(needed)
+            try:
+                self._tell(deliveries)
+            except Exception:
+                logger.exception("telling clients of a commit failed")
+
+    def _tell(self, deliveries):
+        needed = self._log.end
+        for delivery in deliveries:
+            delivery.nudge()
+            needed = min(needed, delivery.cursor)
+        self._log.trim(needed)

@@ -80,6 +80,8 @@ class InvalidationLog:
         `history` has pairs of tid and list of oids, complete from its first tid.
         """
         with self._lock:
+            if self._entries:
+                return
             for tid, oids in history:
                 if self._entries or tid >= self._base:
                     self._publish(self._append(tid, list(oids), None))
@@ -116,16 +118,16 @@ class InvalidationLog:
             self._publish(self._append(tid, oids, None))
 
     def restart(self, tid):
-        """Forget all entries: what happened up to `tid` cannot be told.
+        """Forget what readers see: what happened up to `tid` cannot be told.
 
-        Every cursor has fallen behind then.
+        Every cursor has fallen behind then.  Places that are reserved stay.
         """
         with self._lock:
+            for _ in range(self.end - self._first):
+                self._entries.popleft()
             # One number is skipped, so that no cursor is in the right place.
-            self._first += len(self._entries) + 1
-            self._entries.clear()
-            self.end = self._first
-            self._base = self.last_tid = tid
+            self._first = self.end = self.end + 1
+            self._base = self.last_tid = max(tid, self.last_tid)
 
     def _append(self, tid, oids, origin):
         entry = Entry(tid, oids, origin)

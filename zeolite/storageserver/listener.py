@@ -60,6 +60,9 @@ class Listener:
         with self._lock:
             self._stopped = True
             sessions = dict(self._sessions)
+        if self._thread.ident is None:
+            self._server.server_close()
+            return
         self._server.stop()
         self._thread.join()
         for session in sessions:
@@ -132,24 +135,25 @@ class _TCPServer(_Server, socketserver.ThreadingTCPServer):
 
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
-    _bound = False
+    _inode = None
 
     def server_bind(self):
         # Only the owner may connect.
         before = os.umask(0o177)
         try:
             super().server_bind()
-            self._bound = True
+            self._inode = os.stat(self.server_address).st_ino
         finally:
             os.umask(before)
 
     def server_close(self):
-        super().server_close()
-        if self._bound:  # Otherwise the file may be another server's.
-            try:
+        # Before closing, while it can only be ours; and not if it is another's.
+        try:
+            if os.stat(self.server_address).st_ino == self._inode:
                 os.unlink(self.server_address)
-            except OSError:
-                pass
+        except OSError:
+            pass
+        super().server_close()
 
 
 def _family(host, port):

@@ -8,7 +8,7 @@ import threading
 
 import zc.lockfile
 
-from .server import StorageServer, format_address
+from .server import PATIENCE, StorageServer, format_address
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def serve(configuration):
             stop.wait()
             logger.info("stopping")
     finally:
-        server.stop()
+        server.stop(PATIENCE)
 
 
 def _start_log(configuration):

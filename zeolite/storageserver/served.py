@@ -13,7 +13,7 @@ from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
 from ..wire import messages
-from .commit import CommitLock
+from .commit import DELAYED, CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
 from .options import ServerOptions
@@ -64,6 +64,7 @@ class Served:
         self._lock = threading.Lock()
         self._sessions = set()
         self._gone = dict.fromkeys(COUNTS, 0)
+        self._helpers = set()
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
             self._watchdog = self._thread("watchdog", self._watch)
@@ -78,22 +79,59 @@ class Served:
 
     def start(self):
         """Begin: the storage may tell of changes from now on."""
+        if hasattr(self.storage, "registerDB"):
+            self.storage.registerDB(self)
+        # What was committed before the storage knew whom to tell.
+        tid = self.storage.lastTransaction()
+        if tid > self.log.last_tid:
+            self.log.restart(tid)
         if hasattr(self.storage, "lastInvalidations"):
             size = self.options.invalidation_queue_size
             self.log.seed(self.storage.lastInvalidations(size))
-        if hasattr(self.storage, "registerDB"):
-            self.storage.registerDB(self)
         self.dispatcher.start()
         for thread in self._threads:
             thread.start()
 
-    def close(self):
-        """End the threads and close the storage.  No session is left by now."""
+    def close(self, patience=None):
+        """End the threads and close the storage.  No session is left by now.
+
+        Waits for helpers such as a pack, because nobody else may open the storage
+        before they are done: however long that takes, or `patience` seconds.
+        After that the storage is left as it is, for the end of the process.
+        """
         self.commit_lock.close()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
         self.dispatcher.close()
+        deadline = None if patience is None else time.monotonic() + patience
+        for helper in list(self._helpers):
+            helper.join(deadline and max(0, deadline - time.monotonic()))
+            if helper.is_alive():
+                logger.warning("storage %s: not closed: %s", self.name, helper.name)
+                return
         self.storage.close()
+
+    def in_helper(self, name, respond, function, *args):
+        """Call a function in a thread of its own; `respond` gets result or error.
+
+        Returns `DELAYED`.
+        """
+
+        def run():
+            try:
+                answer = function(*args)
+            except Exception as error:
+                answer = error
+            try:
+                respond(answer)
+            finally:
+                self._helpers.discard(threading.current_thread())
+
+        helper = self._thread(name, run)
+        self._helpers.add(helper)
+        helper.start()
+        return DELAYED
 
     # What sessions ask.
 
@@ -235,7 +273,10 @@ class Served:
             transaction = self.commit_lock.next()
             if transaction is None:
                 return
-            transaction.run_vote()
+            try:
+                transaction.run_vote()
+            except Exception:
+                logger.exception("storage %s: a vote was not answered", self.name)
 
     def _watch(self):
         timeout, late = self.options.transaction_timeout, None
@@ -243,7 +284,10 @@ class Served:
             late = self.commit_lock.expired(timeout, late)
             if late is None:
                 return
-            late.expire(timeout)
+            try:
+                late.expire(timeout)
+            except Exception:
+                logger.exception("storage %s: a timeout failed", self.name)
 
 
 def _leave_conflict(oid, committed, read, data, committed_data=b""):

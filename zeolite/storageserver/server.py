@@ -45,14 +45,16 @@ class StorageServer:
             format_address(self.address),
         )
 
-    def stop(self):
+    def stop(self, patience=None):
         """Stop: no new clients, running commits end, others are aborted.
 
-        Closes the storages and returns when all is done.
+        Closes the storages and returns when all is done.  A pack that is running
+        is waited for; with `patience` (seconds) for that long, and then its
+        storage is left open for the end of the process.
         """
         self._listener.stop(PATIENCE)
         for served in self._served.values():
-            served.close()
+            served.close(patience)
         logger.info("stopped serving at %s", format_address(self.address))
 
 

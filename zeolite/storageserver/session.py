@@ -235,14 +235,18 @@ class Session:
             logger.warning("client %s: closed: %s", self, self._reason)
         else:
             logger.debug("client %s: left", self)
-        for transaction in self.transactions.values():
-            transaction.abort("its client is gone")
-        if self.iterators is not None:
-            self.iterators.close()
-        if self.served is not None:
-            self.served.discard(self)
-        self.delivery.close()
-        self._channel.close()
+        try:
+            for transaction in self.transactions.values():
+                transaction.abort("its client is gone")
+            if self.iterators is not None:
+                self.iterators.close()
+        except Exception:
+            logger.exception("client %s: an error while it left", self)
+        finally:
+            if self.served is not None:
+                self.served.discard(self)
+            self.delivery.close()
+            self._channel.close()
 
 
 def _encode_reply(message_id, result):

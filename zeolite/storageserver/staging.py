@@ -46,6 +46,9 @@ class Staging:
     def close(self):
         """Forget the operations and remove the file."""
         self._operations = []
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError:
+                pass  # It wanted to write what nobody will read.

@@ -42,6 +42,8 @@ class PlainChannel:
         sock.setblocking(True)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Sooner or later a peer is noticed whose machine has vanished.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def receive(self, deadline=None):
         """Return the next bytes, b"" at the end of the stream.
@@ -70,6 +72,8 @@ class PlainChannel:
         data = self._send_now(data)
         while data:
             if not self._wait(select.POLLOUT, self._stall_timeout):
+                # Half a message is out: nothing may follow it.
+                self.shutdown()
                 seconds = f"{self._stall_timeout:g} seconds"
                 raise PeerSilent(f"it took nothing for {seconds}")
             data = self._send_now(data)
