@@ -113,6 +113,14 @@ def test_unix_socket_that_was_left_behind(tmp_path):
     assert not path.exists()
 
 
+def test_file_is_not_taken_for_a_socket(tmp_path):
+    path = tmp_path / "Data.fs"
+    path.write_text("important")
+    with pytest.raises(OSError, match="no socket"):
+        zeolite.server(port=str(path))
+    assert path.read_text() == "important"
+
+
 def test_ipv6(serve):
     try:
         address = serve(host="::1")

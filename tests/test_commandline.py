@@ -66,6 +66,16 @@ def test_serves_until_a_signal(tmp_path, write, number):
             assert not any("Traceback" in line for line in server.lines)
 
 
+def test_impatient_signals(tmp_path):
+    """Several at once, and as soon as it serves."""
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        server.address()
+        for _ in range(20):
+            server._process.send_signal(signal.SIGINT)
+            server._process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 def test_file_of_the_current_directory(tmp_path, write):
     write(FILE)
     with running(cwd=tmp_path) as server:
@@ -159,6 +169,12 @@ def test_options_that_do_not_go_together(tmp_path):
         (FILE.replace("Data.fs", "none/Data.fs"), 5, "none/Data.fs"),
         (FILE.replace("Data.fs", "zeolite.conf"), 4, "storage '1' cannot be opened"),
         (FILE.replace("</zeolite>", "pid-filename no/pid\n</zeolite>"), 3, "pid"),
+        (FILE.replace("</zeolite>", "invalidation-age -5\n</zeolite>"), 3, "-5"),
+        (
+            FILE + "<eventlog>\n<logfile>\npath no/log\n</logfile>\n</eventlog>\n",
+            8,
+            "the log cannot be opened",
+        ),
     ],
 )
 def test_mistakes_in_the_file(tmp_path, write, text, line, words):

@@ -73,7 +73,7 @@ def _configuration(parser, arguments):
 
 
 def _ad_hoc_configuration(arguments):
-    for value in (arguments.address, arguments.filename):
+    for value in (arguments.address, arguments.filename, arguments.timeout or ""):
         if "\n" in value:
             raise ConfigurationError(f"a line break in {value!r}")
     address = arguments.address

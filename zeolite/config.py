@@ -174,7 +174,7 @@ class ServerConfiguration:
 
     def line_of_key(self, key):
         """Return the number of the first line that sets `key`, or None."""
-        return self._line(rf"\s*{re.escape(key)}\s", re.IGNORECASE)
+        return self._line(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
 
     def line_of_storage(self, name):
         """Return the number of the line on which a storage's section begins."""

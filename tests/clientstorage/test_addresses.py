@@ -36,6 +36,8 @@ def test_parse(given, expected):
         (None, TypeError),
         (1.5, TypeError),
         ([], ValueError),
+        ("localhost:8100", ValueError),
+        ("8100", ValueError),
         (("host", "8100"), TypeError),
         (("host", 1, 2), TypeError),
         ((1, 2), TypeError),

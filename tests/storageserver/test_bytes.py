@@ -120,6 +120,39 @@ def test_silent_client_is_closed(serve, caplog):
         client.read()
 
 
+def test_keep_alives_do_not_move_the_deadline(serve):
+    server = serve(handshake_timeout=0.3)
+    client = server.connect(register=False)
+    client.handshake()
+    with pytest.raises(OSError):
+        for _ in range(100_000):
+            client.socket.sendall(message(-1, 0, ".reply", None))
+
+
+def test_label_cannot_forge_a_line_in_the_log(server, caplog):
+    client = server.connect()
+    client.post(
+        "set_client_label",
+        "x\n2026 CRITICAL \x1b[31m\ud800".encode("utf-8", "surrogatepass").decode(
+            "utf-8", "surrogatepass"
+        ),
+    )
+    client.socket.sendall(message(2, 0, "fly", ()))
+    assert client.is_closed()
+    until(lambda: "closed" in caplog.text)
+    (line,) = [r.getMessage() for r in caplog.records if "closed" in r.getMessage()]
+    assert line.isascii()
+    assert line.isprintable()
+
+
+def test_iterators_are_bounded(server):
+    client = server.connect()
+    for _ in range(100):
+        client.ask("iterator_start", None, None)
+    with pytest.raises(Exception, match="iterators at once"):
+        client.ask("iterator_start", None, None)
+
+
 def test_one_byte_at_a_time_does_not_move_the_deadline(serve):
     server = serve(handshake_timeout=0.3)
     client = server.connect(register=False)

@@ -218,6 +218,26 @@ class TestErrors:
             client.ask("tpc_finish", 1)
         assert server.served.status()["active_txns"] == 0
 
+    @pytest.mark.parametrize(
+        "tid, status, extension, text",
+        [
+            (None, "c", {}, "no status"),
+            (None, "X" * 60, {}, "no status"),
+            (b"\0" * 7 + b"\1", " ", {}, "cannot be stored after"),
+            (b"\xff" * 8, " ", {}, "cannot be stored after"),
+            (None, " ", b"\x80\x03K\x05.", "no dictionary"),
+        ],
+    )
+    def test_metadata_that_would_spoil_the_database(
+        self, server, tid, status, extension, text
+    ):
+        client = server.connect()
+        client.commit(1)
+        client.post("tpc_begin", 2, b"", b"", extension, tid, status)
+        with pytest.raises(Failed, match=text):
+            client.ask("vote", 2)
+        assert client.commit(3, oids=(3,))
+
     def test_large_transaction_goes_through_a_file(self, server):
         client = server.connect()
         client.commit(1, oids=range(300), data=b"x" * 10_000)

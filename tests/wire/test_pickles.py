@@ -199,6 +199,12 @@ BAD = {
     "object": b"\x80\x03(cos\nsystem\no.",
     "extension": b"\x80\x03\x82\x01.",
     "marks only": b"\x80\x03" + b"(" * 100_000 + b".",
+    "numbers of one hash": b"\x80\x03}("
+    + b"".join(
+        pickle.dumps(n * (2**61 - 1) << 64, 3)[2:-1] + b"N" for n in range(1, 99)
+    )
+    + b"u.",
+    "attributes of a function": b"\x80\x03czodbpickle\nbinary\n}X\x01\0\0\0aNsb.",
     "nested tuples": b"\x80\x03N" + b"\x85" * 200_000 + b".",
     "doubled tuples as a key": b"\x80\x03}N"
     + b"".join(b"q%ch%c\x86" % (n, n) for n in range(60))

@@ -35,6 +35,11 @@ def parse(addr):
         if not 0 < addr[1] < 65536:
             raise ValueError(f"{addr[1]} is no port")
         return [(addr[0] or "127.0.0.1", addr[1])]
+    if isinstance(addr, str) and "/" not in addr and addr.rpartition(":")[2].isdigit():
+        raise ValueError(
+            f"{addr!r} would be the path of a Unix socket; write (host, port), or "
+            "./ in front of a path"
+        )
     if isinstance(addr, str | os.PathLike):
         if not hasattr(socket, "AF_UNIX"):
             raise ValueError("there are no Unix sockets on this system")

@@ -41,6 +41,13 @@ class Refused(Exception):
 _EXPECTED = (Refused, ConnectionLost, ProtocolError, ClientDisconnected, OSError)
 
 
+def _reason(error):
+    try:
+        return getattr(error, "strerror", None) or str(error) or repr(error)
+    except Exception:  # The server has made it, and of strange parts.
+        return type(error).__name__
+
+
 def _is_invalidation(args):
     return (
         len(args) == 2
@@ -250,7 +257,7 @@ class Connection:
     def _failed(self, address, error):
         if not isinstance(error, _EXPECTED):
             logger.error("%s: an error in the client", self._name(), exc_info=error)
-        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        reason = _reason(error)
         with self._condition:
             if self._closed:
                 return

@@ -9,7 +9,12 @@ for the vote to raise.
 
 import logging
 
-from ZODB.POSException import ConflictError, StorageTransactionError, Unsupported
+from ZODB.POSException import (
+    ConflictError,
+    StorageError,
+    StorageTransactionError,
+    Unsupported,
+)
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
@@ -21,6 +26,9 @@ from .commit import DELAYED, Transaction
 from .metadata import transaction_metadata
 
 logger = logging.getLogger(__name__)
+
+#: What a transaction may be: committed, packed, or undone.
+_STATUSES = (" ", "p", "u", b" ", b"p", b"u")
 
 
 class Method:
@@ -192,6 +200,8 @@ def _tpc_begin(session, id, user, description, extension, tid=None, status=" "):
     try:
         session.check_writable()
         metadata = transaction_metadata(user, description, extension)
+        if status not in _STATUSES:
+            raise StorageError(f"{status!r} is no status of a transaction")
     except Exception as e:
         metadata, error = None, e
     transaction = Transaction(session, metadata, tid, status)
@@ -286,6 +296,11 @@ def _is_id(value):
     return type(value) is bytes and len(value) == 8
 
 
+def _is_oid(value):
+    """An oid that may be stored: storages count on from the largest."""
+    return _is_id(value) and value[0] < 0x80
+
+
 def _is_id_or_none(value):
     """For instance a serial, None for an object that is new."""
     return value is None or _is_id(value)
@@ -345,8 +360,8 @@ METHODS = {
         _is_text,
         optional=2,
     ),
-    "storea": Method(_store, _is_id, _is_id_or_none, _is_bytes, _is_int),
-    "restorea": Method(_restore, _is_id, _is_id, _is_data, _is_id_or_none, _is_int),
+    "storea": Method(_store, _is_oid, _is_id_or_none, _is_bytes, _is_int),
+    "restorea": Method(_restore, _is_oid, _is_id, _is_data, _is_id_or_none, _is_int),
     "deleteObject": Method(_delete_object, _is_id, _is_id, _is_int),
     "checkCurrentSerialInTransaction": Method(_check_current, _is_id, _is_id, _is_int),
     "undoa": Method(_undo, _is_bytes, _is_int),

@@ -27,7 +27,8 @@ import threading
 import time
 from collections import deque
 
-from ZODB.POSException import ConflictError, StorageTransactionError
+from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
+from ZODB.utils import maxtid
 
 from .staging import Staging
 
@@ -307,6 +308,7 @@ class Transaction:
         """Return the oids that were changed, and conflicts for the client."""
         storage, metadata = self._storage, self._metadata
         if self._begin_args is not None:
+            _check_tid(storage, *self._begin_args[1:2])
             storage.tpc_begin(*self._begin_args)
             self._begin_args = None
         self._conflicts = []
@@ -352,6 +354,15 @@ class Transaction:
                 f"the transaction is {self._state.value}, not {states[0].value}"
             )
         return self._state
+
+
+def _check_tid(storage, tid=None):
+    """Raise unless a recovered transaction can follow the last one."""
+    if tid is not None and not storage.lastTransaction() < tid < maxtid:
+        raise StorageError(
+            f"transaction {tid.hex()} cannot be stored after "
+            f"{storage.lastTransaction().hex()}"
+        )
 
 
 def _begin_args(metadata, tid, status):

@@ -7,6 +7,9 @@ from ZODB.POSException import StorageError
 from ..errors import ProtocolError
 from ..wire.messages import load_plain, plain_only
 
+#: How many iterators over transactions a client may have; each has a file open.
+MAXIMUM = 100
+
 
 class Iterators:
     """The iterators of one client, by the numbers that it knows them by.
@@ -29,6 +32,8 @@ class Iterators:
         """
         if not hasattr(self._storage, "iterator"):
             raise StorageError("this storage cannot iterate over its transactions")
+        if len(self._transactions) >= MAXIMUM:
+            raise StorageError(f"more than {MAXIMUM} iterators at once")
         id = next(self._ids)
         iterator = iter(self._storage.iterator(start, stop))
         self._transactions[id] = [iterator, None, raw]

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import socketserver
+import stat
 import threading
 import time
 
@@ -165,6 +166,11 @@ def _family(host, port):
 
 def _remove_stale(path):
     """Remove a socket file that a server which is gone has left behind."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, f"{path} is a file, and no socket")
+    except FileNotFoundError:
+        return
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.connect(path)

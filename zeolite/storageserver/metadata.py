@@ -18,13 +18,14 @@ def transaction_metadata(user, description, extension):
     `user` and `description` are bytes or text, `extension` is a dictionary or
     its pickle.  Raises `StorageError` for an extension that is not plain data.
     """
-    if not isinstance(extension, bytes):
-        return TransactionMetaData(user, description, extension)
     metadata = TransactionMetaData(user, description, extension)
-    try:
-        metadata.extension = load_plain(extension) if extension else {}
-    except ProtocolError as error:
-        raise StorageError(
-            f"a transaction's extended info may hold only plain data: {error}"
-        ) from None
+    if isinstance(extension, bytes):
+        try:
+            metadata.extension = load_plain(extension) if extension else {}
+        except ProtocolError as error:
+            raise StorageError(
+                f"a transaction's extended info may hold only plain data: {error}"
+            ) from None
+        if type(metadata.extension) is not dict:
+            raise StorageError("a transaction's extended info is no dictionary")
     return metadata

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 
 import zc.lockfile
 
@@ -22,9 +21,10 @@ def serve(configuration):
 
     For the main thread.  Raises `ConfigurationError` for what cannot work.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # They are waited for rather than handled: a handler could interrupt anything,
+    # itself included.  All threads inherit this.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     sys.setswitchinterval(SWITCH_INTERVAL)
     _start_log(configuration)
     if configuration.has_runner:
@@ -33,21 +33,22 @@ def serve(configuration):
     storages = _open_storages(configuration)
     try:
         server = StorageServer(section.address, storages, section.options)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         _close(storages)
         where = format_address(section.address)
+        reason = getattr(error, "strerror", None) or error
         raise configuration.error(
-            f"cannot listen at {where}: {error.strerror or error}; choose another "
-            "address, or stop the program that uses it",
+            f"cannot listen at {where}: {reason}; choose another address, or stop "
+            "the program that uses it",
             configuration.line_of_key("address"),
         ) from error
     except BaseException:
         _close(storages)
         raise
     try:
-        server.start()
         with _pid_file(configuration):
-            stop.wait()
+            server.start()
+            signal.sigwait(signals)
             logger.info("stopping")
     finally:
         server.stop(PATIENCE)
@@ -55,7 +56,14 @@ def serve(configuration):
 
 def _start_log(configuration):
     if configuration.eventlog is not None:
-        configuration.eventlog()
+        try:
+            configuration.eventlog()
+        except Exception as error:
+            raise configuration.error(
+                f"the log cannot be opened: {_reason(error)}; look at its path and "
+                "format",
+                configuration.line_of_key("<logfile>"),
+            ) from error
     else:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"

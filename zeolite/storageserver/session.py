@@ -117,7 +117,7 @@ class Session:
 
     def set_label(self, label):
         """Have the log show a text for this client."""
-        self._label = label[:200]
+        self._label = ascii(label)[1:-1][:200]  # No line breaks in the log.
 
     def check_writable(self):
         """Raise `ReadOnlyError` unless this client may write."""
@@ -225,7 +225,7 @@ class Session:
         self.delivery.catch_up()
 
     def _log_error(self, name, error):
-        if isinstance(error, _EXPECTED):
+        if isinstance(error, _EXPECTED) or name == "register":
             logger.debug("client %s: %s: %s", self, name, _text(error))
         else:
             logger.error("client %s: %s failed", self, name, exc_info=error)
@@ -235,6 +235,9 @@ class Session:
             logger.warning("client %s: closed: %s", self, self._reason)
         else:
             logger.debug("client %s: left", self)
+        # Whoever still listens shall find the connection closed, and not be told
+        # that its transactions are aborted.
+        self.delivery.close()
         try:
             for transaction in self.transactions.values():
                 transaction.abort("its client is gone")
@@ -245,7 +248,6 @@ class Session:
         finally:
             if self.served is not None:
                 self.served.discard(self)
-            self.delivery.close()
             self._channel.close()
 
 

@@ -52,10 +52,10 @@ class PlainChannel:
         seconds), when it raises `PeerSilent`.  Raises `ConnectionLost` for a
         broken connection.
         """
-        if deadline is not None and not self._wait(
-            select.POLLIN, deadline - time.monotonic()
-        ):
-            raise PeerSilent("it did not say in time what was expected of it")
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._wait(select.POLLIN, left):
+                raise PeerSilent("it did not say in time what was expected of it")
         try:
             return self._socket.recv(RECEIVE_SIZE)
         except OSError as error:

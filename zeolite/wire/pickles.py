@@ -10,6 +10,8 @@ unpickler can be hurt without a single import:
   pickle has at most `MAX_TUPLES`);
 - a tuple of twice a tuple of twice a tuple … takes years to hash (here: what was
   remembered is used again at most `MAX_READS` times; peers do not do it at all);
+- numbers chosen to have the same hash make a dictionary slow (here: at most
+  `MAX_LONGS` are long enough for that);
 - opcodes that the protocol has no use for (persistent ids, extension codes,
   class instances, anything newer than pickle protocol 3) are refused.
 
@@ -32,16 +34,20 @@ MEMO_BITS = 22
 #: How often a pickle may use again what it has remembered.
 MAX_READS = 16
 
+#: How many numbers of more than 64 bits a pickle may have.
+MAX_LONGS = 64
+
 _TUPLES_IN_A_RUN = 6
 _STOP = ord(".")
+_LONG = 0x8A
 _GLOBAL = ord("c")
-_CALLS = frozenset(b"R\x81b")
+_CALLS = frozenset(b"R\x81")
 _READS = {ord("h"): 1, ord("j"): 4}
 _SIZED = {
     ord("C"): struct.Struct("<B"),
     ord("B"): struct.Struct("<I"),
     ord("X"): struct.Struct("<I"),
-    0x8A: struct.Struct("<B"),
+    _LONG: struct.Struct("<B"),
 }
 _OLD_SIZED = {ord("U"): struct.Struct("<B"), ord("T"): struct.Struct("<I")}
 
@@ -61,7 +67,9 @@ def _run_pattern(memo_bits):
     short = b"|".join(b"\\x%02x\\x00\\x00\\x00.{%d}" % (n, n) for n in range(32))
     item = rb"(?:[(N\]}\x88\x89aesu]|C\x08.{8}|[Kq].|X(?:%s)|M.{2}|J.{4}|G.{8}|r%s)"
     item %= short, memo
-    run = rb"%s*(?:([)t\x85-\x87])%s*){0,%d}" % (item, item, _TUPLES_IN_A_RUN)
+    # The number is bounded because matching costs memory for each item.
+    run = rb"%s{0,2000}(?:([)t\x85-\x87])%s{0,2000}){0,%d}"
+    run %= item, item, _TUPLES_IN_A_RUN
     return re.compile(run, re.DOTALL)
 
 
@@ -77,7 +85,7 @@ def _scan(data, calls, old_protocols=False):
     else:
         raise ProtocolError("not a pickle of protocol 3")
     match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
-    size, tuples, reads, names = len(data), 0, 0, False
+    size, tuples, reads, longs, names = len(data), 0, 0, 0, False
     while True:
         run = match(data, position)
         position = run.end()
@@ -105,6 +113,11 @@ def _scan(data, calls, old_protocols=False):
             position = start + field.unpack_from(data, position)[0]
             if position > size:
                 raise ProtocolError("a length that lies in a pickle")
+            if opcode == _LONG and position - start > 8:
+                # Enough of them can be chosen to have the same hash.
+                longs += 1
+                if longs > MAX_LONGS:
+                    raise ProtocolError("too many long numbers in a pickle")
         elif opcode == _GLOBAL:
             names = True
             position = data.find(b"\n", data.find(b"\n", position) + 1) + 1
@@ -140,8 +153,8 @@ def unpickler(table, old_protocols=False):
             try:
                 return table[module, name]
             except KeyError:
-                text = f"the name {module}.{name}"[:200]
-                raise ProtocolError(f"{text} in a pickle") from None
+                text = ascii(f"{module}.{name}")[1:-1][:200]
+                raise ProtocolError(f"the name {text} in a pickle") from None
 
     calls = bool(table)
 
