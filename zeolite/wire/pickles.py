@@ -65,7 +65,7 @@ def _run_pattern(memo_bits):
     # Little-endian: free bytes first, then one that is bounded, then zeros.
     memo = b".{%d}[\\x00-\\x%02x]" % (whole, (1 << part) - 1) + b"\\x00" * (3 - whole)
     short = b"|".join(b"\\x%02x\\x00\\x00\\x00.{%d}" % (n, n) for n in range(32))
-    item = rb"(?:[(N\]}\x88\x89aesu]|C\x08.{8}|[Kq].|X(?:%s)|M.{2}|J.{4}|G.{8}|r%s)"
+    item = rb"(?:[(N\]}\x88\x89aesu]|C(?:\x00|\x08.{8})|[Kq].|X(?:%s)|M.{2}|J.{4}|G.{8}|r%s)"
     item %= short, memo
     # The number is bounded because matching costs memory for each item.
     run = rb"%s{0,2000}(?:([)t\x85-\x87])%s{0,2000}){0,%d}"
