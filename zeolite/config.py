@@ -209,6 +209,10 @@ def _message(error):
     text = getattr(error, "message", None) or str(error)
     if isinstance(error, ZConfig.DataConversionError):
         return str(error.exception)
+    if "section type 'zeolite.server'" in text:
+        return "it needs one <zeolite> section, which says where to listen"
+    if "section type 'zodb.storage'" in text:
+        return "it needs a section for a storage, such as <filestorage>"
     if "not a known key name" in text or "unknown key" in text:
         return f"{text}; see zeolite.conf.example for the keys there are"
     return text

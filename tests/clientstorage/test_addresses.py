@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from tests.support.processes import free_port
-from zeolite.clientstorage.addresses import connect, parse, text
+from zeolite.clientstorage.addresses import connect, parse
+from zeolite.wire.channel import format_address
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,10 @@ def test_what_is_no_address(given, error):
         parse(given)
 
 
-def test_text():
-    assert text(("host", 1)) == "host:1"
-    assert text(("::1", 1)) == "[::1]:1"
-    assert text("/run/socket") == "/run/socket"
+def test_format_address():
+    assert format_address(("host", 1)) == "host:1"
+    assert format_address(("::1", 1)) == "[::1]:1"
+    assert format_address("/run/socket") == "/run/socket"
 
 
 def attempt(addresses, wanted=lambda: True):

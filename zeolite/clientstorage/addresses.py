@@ -47,14 +47,6 @@ def parse(addr):
     raise TypeError(f"not an address: {addr!r}")
 
 
-def text(address):
-    """Return an address as a message is to show it."""
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def connect(addresses, wanted, failed):
     """Yield (address, connected socket) for each address that accepts, in time.
 

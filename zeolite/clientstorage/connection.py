@@ -16,7 +16,12 @@ from ZODB.POSException import ReadOnlyError
 
 from ..errors import ClientDisconnected, ProtocolError
 from ..wire import messages
-from ..wire.channel import ConnectionLost, PeerSilent, PlainChannel
+from ..wire.channel import (
+    ConnectionLost,
+    PeerSilent,
+    PlainChannel,
+    format_address,
+)
 from . import addresses
 from .link import Link, deadline_in
 
@@ -144,10 +149,10 @@ class Connection:
 
     def _why(self):
         if not self._reasons:
-            names = ", ".join(map(addresses.text, self._addresses))
+            names = ", ".join(map(format_address, self._addresses))
             return f"{names}: no answer within {self._wait_timeout:g} seconds"
         return "; ".join(
-            f"{addresses.text(address)}: {reason}"
+            f"{format_address(address)}: {reason}"
             for address, reason in self._reasons.items()
         )
 
@@ -264,7 +269,7 @@ class Connection:
             news = self._reasons.get(address) != reason
             self._reasons[address] = reason
         level = logging.WARNING if news else logging.DEBUG
-        logger.log(level, "%s: %s", addresses.text(address), reason)
+        logger.log(level, "%s: %s", format_address(address), reason)
 
     def _lose(self, link):
         if link is None:

@@ -12,9 +12,8 @@ import time
 
 from ..errors import ClientDisconnected, ProtocolError
 from ..wire import messages
-from ..wire.channel import ConnectionLost
+from ..wire.channel import ConnectionLost, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
-from . import addresses
 
 
 class Call:
@@ -80,7 +79,7 @@ class Link:
 
     def __init__(self, channel, address):
         self.address = address
-        self.name = addresses.text(address)
+        self.name = format_address(address)
         self._channel = channel
         self._frames = FrameReader(DEFAULT_LIMIT)
         self._ids = itertools.count(1)

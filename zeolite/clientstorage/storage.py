@@ -15,6 +15,7 @@ from ZODB.POSException import ReadOnlyError, StorageTransactionError
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
+from ..wire.channel import format_address
 from . import addresses
 from .cache import ClientCache
 from .connection import Connection
@@ -123,7 +124,7 @@ class ClientStorage(ConflictResolvingStorage):
                     f"{argument}: this version of Zeolite does not have {feature}"
                 )
         addrs = addresses.parse(addr)
-        where = ", ".join(map(addresses.text, addrs))
+        where = ", ".join(map(format_address, addrs))
         self.__name__ = name or where
         self._sort_key = f"{storage}:{where}"
         self._is_read_only = bool(read_only)

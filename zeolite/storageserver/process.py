@@ -7,7 +7,8 @@ import sys
 
 import zc.lockfile
 
-from .server import PATIENCE, StorageServer, format_address
+from ..wire.channel import format_address
+from .server import PATIENCE, StorageServer
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import logging
 
+from ..wire.channel import format_address
 from .listener import Listener
 from .options import ServerOptions
 from .served import Served
@@ -56,11 +57,3 @@ class StorageServer:
         for served in self._served.values():
             served.close(patience)
         logger.info("stopped serving at %s", format_address(self.address))
-
-
-def format_address(address):
-    """Return an address as a configuration file would have it."""
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

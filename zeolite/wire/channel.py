@@ -132,3 +132,11 @@ class PlainChannel:
         poll = select.poll()
         poll.register(self._socket, event)
         return poll.poll(max(0, seconds) * 1000)
+
+
+def format_address(address):
+    """Return an address, a path or (host, port), as a configuration would have it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
