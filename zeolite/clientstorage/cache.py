@@ -14,7 +14,6 @@ evicted first, so the cache forgets in the order in which it learned.  A record
 never wraps around the end of the file.
 """
 
-import logging
 import mmap
 import os
 import struct
@@ -23,8 +22,6 @@ import threading
 
 from ZODB.fsIndex import fsIndex
 from ZODB.utils import z64
-
-logger = logging.getLogger(__name__)
 
 MAGIC = b"ZLC1"
 _HEADER = struct.Struct(">I8s8s8s")

@@ -17,9 +17,8 @@ from ZODB.interfaces import (
 )
 from ZODB.POSException import StorageError
 
-from ..errors import ProtocolError
 from ..wire import messages
-from ..wire.messages import load_plain
+from ..wire.messages import load_extension
 
 #: How many records are asked for ahead.
 READ_AHEAD = 16
@@ -105,10 +104,7 @@ class TransactionRecord(TransactionMetaData):
         self._records = records
         if isinstance(extension, bytes):
             # ZODB would unpickle it in a way that trusts it.
-            try:
-                self.extension = load_plain(extension) if extension else {}
-            except ProtocolError:
-                self.extension = {}
+            self.extension = load_extension(extension)
 
     def __iter__(self):
         return self._records(self.tid)

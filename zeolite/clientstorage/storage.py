@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 MB = 1024 * 1024
 
-# Arguments whose features this version does not have, with what to do instead.
+# Arguments whose features this version does not have.
 _LATER = {
     "blob_dir": "blobs",
     "shared_blob_dir": "blobs",
@@ -407,11 +407,8 @@ class ClientStorage(ConflictResolvingStorage):
             state.link.post(state.take())
 
     def _call(self, name, *args):
-        return self._begin(name, *args).wait()
-
-    def _begin(self, name, *args):
         link = self._connection.link()
-        return link.call(name, args, drop_iterators(link))
+        return link.call(name, args, drop_iterators(link)).wait()
 
     def _check_writable(self):
         if self._is_read_only:

@@ -4,8 +4,7 @@ import itertools
 
 from ZODB.POSException import StorageError
 
-from ..errors import ProtocolError
-from ..wire.messages import load_plain, plain_only
+from ..wire.messages import load_extension, plain_only
 
 #: How many iterators over transactions a client may have; each has a file open.
 MAXIMUM = 100
@@ -55,7 +54,7 @@ class Iterators:
         if extension is None:
             extension = plain_only(record.extension)
         elif not entry[2]:
-            extension = _loaded(extension)
+            extension = load_extension(extension)
         return record.tid, record.status, record.user, record.description, extension
 
     def start_records(self, id, tid):
@@ -100,13 +99,6 @@ class Iterators:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
-
-
-def _loaded(extension):
-    try:
-        return load_plain(extension) if extension else {}
-    except ProtocolError:
-        return {}  # What is in there is not for messages.
 
 
 def _unknown(id):

@@ -70,13 +70,14 @@ def _with_state(class_, state):
 
 
 _PLAIN = {
-    # Protocol 3 has no opcodes for these four.
+    # Protocol 3 has no opcodes for these three.
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("builtins", "complex"): complex,
     # Subclasses of these are often written as a call of the base class.
     ("builtins", "dict"): dict,
     ("builtins", "list"): list,
+    # How protocol 2 writes empty bytes.
     ("builtins", "bytes"): _no_bytes,
     # How protocol 2 writes bytes.
     ("_codecs", "encode"): _latin1,
@@ -90,17 +91,33 @@ _ZODB_EXCEPTIONS = frozenset(
     if isinstance(value, type) and issubclass(value, Exception)
 )
 
+_BUILTIN_ERRORS = {
+    "KeyError": KeyError,
+    "TypeError": TypeError,
+    "ValueError": ValueError,
+}
+
 # Errors may hold errors (an UndoError in MultipleUndoErrors), and old servers
 # reply with an exception's class and instance.
 _ERRORS = {(e.__module__, e.__name__): e for e in _ZODB_EXCEPTIONS} | {
     ("ZODB.POSException", "_recon"): _exception,
-    ("builtins", "KeyError"): KeyError,
-    ("builtins", "TypeError"): TypeError,
-    ("builtins", "ValueError"): ValueError,
 }
+_ERRORS |= {("builtins", name): error for name, error in _BUILTIN_ERRORS.items()}
 
 #: Loads pickles of plain data, which are no messages.
 load_plain = unpickler(_PLAIN, old_protocols=True)
+
+
+def load_extension(extension):
+    """Return a transaction's extended info from its pickle (bytes).
+
+    What is no plain data, an application's objects for instance, is left out.
+    """
+    try:
+        return load_plain(extension) if extension else {}
+    except ProtocolError:
+        return {}
+
 
 _load_call = unpickler(_PLAIN)
 _load_reply = unpickler(_PLAIN | _ERRORS)
@@ -346,12 +363,7 @@ def rebuild_error(flag, result):
 def _rebuild(name, details):
     module, _, class_name = name.rpartition(".")
     if module in ("builtins", "exceptions"):
-        class_ = {
-            "KeyError": KeyError,
-            "TypeError": TypeError,
-            "ValueError": ValueError,
-        }
-        return class_[class_name](*details)
+        return _BUILTIN_ERRORS[class_name](*details)
     class_ = _ERRORS.get((module, class_name))
     if class_ not in _ZODB_EXCEPTIONS:
         return None
