@@ -3,60 +3,16 @@
 import pickle
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ZODB import POSException
 from ZODB.utils import p64
 
 from zeolite.errors import ProtocolError, ServerException
 from zeolite.wire import messages
 
-eight = st.binary(min_size=8, max_size=8)
-ids = st.integers(0, 2**40) | st.tuples(eight, eight) | st.text(max_size=5)
-
 
 def body(frame):
     assert int.from_bytes(frame[:4], "big") == len(frame) - 4
     return frame[4:]
-
-
-@given(st.integers(0, 2**31 - 1), eight, eight)
-def test_load_is_a_pickle_like_any_other(message_id, oid, tid):
-    data = body(messages.encode_load(message_id, oid, tid))
-    assert pickle.loads(data) == (message_id, 0, "loadBefore", (oid, tid))
-    assert messages.decode_load(data) == (message_id, oid, tid)
-
-
-@given(ids, eight, eight)
-def test_loads_that_others_pickled(message_id, oid, tid):
-    call = message_id, 0, "loadBefore", (oid, tid)
-    assert messages.decode_call(pickle.dumps(call, 3)) == call
-
-
-def test_unusual_load_takes_the_long_way():
-    for oid, tid in ((b"short", p64(1)), (p64(1), b"much too long")):
-        data = body(messages.encode_load(1, oid, tid))
-        assert messages.decode_load(data) is None
-        assert messages.decode_call(data) == (1, 0, "loadBefore", (oid, tid))
-
-
-@given(ids, st.none() | st.tuples(st.binary(max_size=100), eight, st.none() | eight))
-def test_reply_to_a_load(message_id, found):
-    data = body(messages.encode_loaded(message_id, found))
-    expected = message_id, 0, ".reply", found
-    assert pickle.loads(data) == expected
-    assert messages.decode_reply(data) == expected
-
-
-@given(st.binary(max_size=30), st.integers(0, 40), st.integers(0, 255))
-def test_damaged_reply_to_a_load(data, where, byte):
-    frame = bytearray(body(messages.encode_loaded(5, (data, p64(1), None))))
-    frame[where % len(frame)] = byte
-    try:
-        found = messages.decode_reply(bytes(frame))
-    except ProtocolError:
-        return
-    assert found == pickle.loads(bytes(frame))
 
 
 BAD = {

@@ -5,6 +5,7 @@ sent, and leaves the table with its reply or when the connection is lost,
 whichever comes first, so that nobody waits for ever.
 """
 
+import collections
 import functools
 import itertools
 import threading
@@ -87,7 +88,11 @@ class Link:
         self._calls = {}
         self._loads = {}
         self._lost = None
-        self._send_lock = threading.Lock()  # Guards the channel's sending side.
+        # What is to be sent, in order.  Whoever has the send lock, which guards the
+        # channel's sending side, sends it all, so that nobody waits to send a call
+        # whose reply is waited for anyway.
+        self._outgoing = collections.deque()
+        self._send_lock = threading.Lock()
         #: Numbers of iterators that the server is to be told to forget.
         self.dropped_iterators = []
         #: Whether the server is one of ours, and not a stock ZEO server.
@@ -117,12 +122,15 @@ class Link:
     def loads(self, oids, tid, on_loaded):
         """Like `load`, for several objects; all are asked for at once."""
         entered = [self._enter_load(oid, tid, on_loaded) for oid in oids]
-        self._send(b"".join([data for _, data in entered]))
+        self._send(b"".join([data for _, data in entered]), wait=True)
         return [call for call, _ in entered]
 
     def post(self, data):
-        """Send one-way calls that are encoded already."""
-        self._send(data)
+        """Send one-way calls that are encoded already.
+
+        Waits while the server takes nothing, so that they do not pile up here.
+        """
+        self._send(data, wait=True)
 
     def end(self):
         """Break the connection; the reader thread finds out."""
@@ -159,13 +167,20 @@ class Link:
         call.fail(self._lost)
         return call, b""
 
-    def _send(self, data):
-        try:
-            with self._send_lock:
-                self._channel.send(data)
-        except ConnectionLost:
-            # The reader thread fails all calls, this one among them.
-            self._channel.shutdown()
+    def _send(self, data, wait=False):
+        """Send `data`, or leave it to the thread that is sending now."""
+        outgoing = self._outgoing
+        outgoing.append(data)
+        # Who has let go of the lock looks again: what was added meanwhile is its
+        # own to send if whoever added it did not get the lock.
+        while outgoing and self._send_lock.acquire(blocking=wait):
+            try:
+                self._channel.send(_drain(outgoing))
+            except ConnectionLost:
+                # The reader thread fails all calls, these among them.
+                self._channel.shutdown()
+            finally:
+                self._send_lock.release()
 
     # The reader thread.
 
@@ -222,6 +237,14 @@ class Link:
             if not received:
                 raise ConnectionLost("the server closed the connection")
             self._frames.feed(received)
+
+
+def _drain(pieces):
+    """Take everything out of a deque of bytes, and return it as one."""
+    data = []
+    while pieces:
+        data.append(pieces.popleft())
+    return data[0] if len(data) == 1 else b"".join(data)
 
 
 def deadline_in(seconds):

@@ -207,8 +207,9 @@ class Session:
         if method is None or (self.served is None) != (name == "register"):
             raise ProtocolError(f"the call of {name[:50]!r} is not possible")
         method.check(name, args)
-        self.delivery.catch_up()
         one_way = flag == messages.ONE_WAY
+        if not one_way:
+            self.delivery.catch_up()
         try:
             result = method.run(self, message_id, args)
             if one_way or result is DELAYED:

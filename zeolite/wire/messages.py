@@ -14,12 +14,12 @@ each entry stands beside it.
 
 import io
 import pickle
-import struct
 
 import ZODB.POSException
 from ZODB.POSException import ConflictError
 
 from ..errors import ProtocolError, ServerException
+from . import packed
 from .frames import frame
 from .pickles import unpickler
 
@@ -142,17 +142,32 @@ def encode(message_id, flag, name, args):
 
 def encode_call(message_id, name, args):
     """Return the frame of a call that wants a reply."""
-    return frame(_dumps((message_id, 0, name, args)))
+    data = packed.pack_call(message_id, name, args)
+    return frame(data or _dumps((message_id, 0, name, args)))
+
+
+def encode_load(message_id, oid, tid):
+    """Return the frame of a call of `loadBefore`."""
+    data = packed.pack_load(message_id, oid, tid)
+    return frame(data or _dumps((message_id, 0, "loadBefore", (oid, tid))))
 
 
 def encode_one_way(name, args):
     """Return the frame of a call that wants no reply."""
-    return frame(_dumps((0, ONE_WAY, name, args)))
+    data = packed.pack_one_way(name, args)
+    return frame(data or _dumps((0, ONE_WAY, name, args)))
 
 
 def encode_reply(message_id, result):
     """Return the frame of a reply."""
-    return frame(_dumps((message_id, PLAIN_REPLY, REPLY, result)))
+    data = packed.pack_reply(message_id, result)
+    return frame(data or _dumps((message_id, PLAIN_REPLY, REPLY, result)))
+
+
+def encode_loaded(message_id, found):
+    """Return the frame of the reply to a `loadBefore`, `found`."""
+    data = packed.pack_loaded(message_id, found)
+    return frame(data) if data else encode_reply(message_id, found)
 
 
 def encode_error(message_id, error):
@@ -169,93 +184,6 @@ def encode_error(message_id, error):
             continue
         return frame(data)
     return encode(message_id, ERROR_REPLY, REPLY, (name, ()))
-
-
-# Loads, which are most of the traffic, are written and read without the pickle
-# module.  The bytes are pickles all the same, and any peer reads them as such:
-#
-#   call    80 03 ( J id K 0 X 10 loadBefore C 8 oid C 8 tid TUPLE2 t .
-#   reply   80 03 ( J id K 0 X 6 .reply B size data C 8 start (N | C 8 end) TUPLE3 t .
-
-_LOAD = struct.Struct("<4si17s2s8s2s8s3s")
-_LOAD_START = b"\x80\x03(J"
-_LOAD_NAME = b"K\x00X\x0a\x00\x00\x00loadBefore"
-_LOAD_END = b"\x86t."
-_BYTES_8 = b"C\x08"
-_LOADED = struct.Struct("<4si14sI")
-_LOADED_NAME = b"K\x00X\x06\x00\x00\x00.replyB"
-_LOADED_CURRENT = b"N\x87t."
-_LOADED_END = b"\x87t."
-_MAXIMUM_ID = 2**31 - 1
-
-
-def encode_load(message_id, oid, tid):
-    """Return the frame of a call of `loadBefore`."""
-    if message_id > _MAXIMUM_ID or len(oid) != 8 or len(tid) != 8:
-        return encode_call(message_id, "loadBefore", (oid, tid))
-    return frame(
-        _LOAD.pack(
-            _LOAD_START,
-            message_id,
-            _LOAD_NAME,
-            _BYTES_8,
-            oid,
-            _BYTES_8,
-            tid,
-            _LOAD_END,
-        )
-    )
-
-
-def decode_load(data):
-    """Return (message id, oid, tid) if `data` is such a frame, else None."""
-    if len(data) != _LOAD.size:
-        return None
-    start, message_id, name, mark, oid, mark_2, tid, end = _LOAD.unpack(data)
-    if (
-        name != _LOAD_NAME
-        or start != _LOAD_START
-        or end != _LOAD_END
-        or mark != _BYTES_8
-        or mark_2 != _BYTES_8
-    ):
-        return None
-    return message_id, oid, tid
-
-
-def encode_loaded(message_id, found):
-    """Return the frame of the reply to a `loadBefore`, `found`."""
-    if found is None or type(message_id) is not int or message_id > _MAXIMUM_ID:
-        return encode_reply(message_id, found)
-    data, start, end = found
-    parts = (
-        _LOADED.pack(_LOAD_START, message_id, _LOADED_NAME, len(data)),
-        data,
-        _BYTES_8,
-        start,
-        _LOADED_CURRENT if end is None else _BYTES_8 + end + _LOADED_END,
-    )
-    return frame(b"".join(parts))
-
-
-def _decode_loaded(data):
-    """Return the message in `data` if it is such a frame, else None."""
-    if len(data) < _LOADED.size:
-        return None
-    start, message_id, name, size = _LOADED.unpack_from(data)
-    if name != _LOADED_NAME or start != _LOAD_START:
-        return None
-    tail = data[_LOADED.size + size :]
-    if tail[:2] != _BYTES_8:
-        return None
-    if len(tail) == 14 and tail[10:] == _LOADED_CURRENT:
-        end_tid = None
-    elif len(tail) == 23 and tail[10:12] == _BYTES_8 and tail[20:] == _LOADED_END:
-        end_tid = tail[12:20]
-    else:
-        return None
-    found = data[_LOADED.size : _LOADED.size + size], tail[2:10], end_tid
-    return message_id, PLAIN_REPLY, REPLY, found
 
 
 #: How many values, and how deep, `plain_only` copies.
@@ -290,13 +218,16 @@ def plain_only(value):
 
 # Decoding.
 
+#: Returns (message id, oid, tid) if bytes are a call of `loadBefore`, or None.
+decode_load = packed.unpack_load
+
 
 def decode_call(data):
     """Return the message in `data` (bytes), which a client sent.
 
     Raises `ProtocolError` for whatever is not a message.
     """
-    return _checked(_load_call(data))
+    return packed.unpack_call(data) or _checked(_load_call(data))
 
 
 def decode_reply(data):
@@ -304,7 +235,7 @@ def decode_reply(data):
 
     Raises `ProtocolError` for whatever is not a message.
     """
-    return _decode_loaded(data) or _checked(_load_reply(data))
+    return packed.unpack_reply(data) or _checked(_load_reply(data))
 
 
 def _checked(message):

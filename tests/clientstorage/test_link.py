@@ -1,0 +1,64 @@
+"""How calls of several threads share one connection."""
+
+import threading
+
+from tests.support.blocking import PATIENCE, Gate
+from zeolite.clientstorage.link import Link
+from zeolite.wire import messages
+
+
+class SlowChannel:
+    """Keeps what is sent, and stops the first sender at a gate."""
+
+    def __init__(self):
+        self.gate = self._next = Gate()
+        self.sent = []
+
+    def send(self, data):
+        gate, self._next = self._next, None
+        if gate is not None:
+            gate.stop_here()
+        self.sent.append(data)
+
+
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    return thread
+
+
+def encoded(*names):
+    return b"".join(
+        messages.encode_call(number, name, ()) for number, name in enumerate(names, 2)
+    )
+
+
+def test_calls_made_during_a_send_leave_together_behind_it():
+    channel = SlowChannel()
+    link = Link(channel, ("127.0.0.1", 1))
+    sender = in_thread(link.call, "ping", ())
+    channel.gate.wait_until_reached()
+    # Neither of these waits for the one who sends.
+    link.call("lastTransaction", ())
+    link.call("get_info", ())
+    assert channel.sent == []
+    channel.gate.open()
+    sender.join()
+    first = messages.encode_call(1, "ping", ())
+    assert channel.sent == [first, encoded("lastTransaction", "get_info")]
+
+
+def test_stores_wait_for_a_server_that_takes_nothing():
+    channel = SlowChannel()
+    link = Link(channel, ("127.0.0.1", 1))
+    sender = in_thread(link.call, "ping", ())
+    channel.gate.wait_until_reached()
+    data = messages.encode_one_way("storea", (b"8" * 8, None, b"data", 1))
+    poster = in_thread(link.post, data)
+    poster.join(0.2)
+    assert poster.is_alive()
+    channel.gate.open()
+    for thread in (sender, poster):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert b"".join(channel.sent).endswith(data)

@@ -1,0 +1,229 @@
+"""The messages that are most of the traffic, without the pickle module.
+
+The bytes are pickles all the same, and any peer reads them as such:
+
+    loadBefore   80 03 ( J id K 0 X 10 loadBefore C 8 oid C 8 tid 86 t .
+    vote ...     80 03 ( J id K 0 X size name J transaction 85 t .
+    storea       80 03 ( K 0 K 1 X 6 storea ( C 8 oid [C 8 serial | N]
+                         B size data J transaction t t .
+    reply        80 03 ( J id K 0 X 6 .reply result t .
+      to a load  B size data C 8 start [C 8 end | N] 87
+      to others  C 8 tid  or  ]  or  N
+
+What packs returns None for what is of other types, and what unpacks for what are
+not exactly these bytes.  Such messages take the long way, in `messages`.
+"""
+
+import struct
+
+_MAXIMUM = 2**31 - 1
+_START = b"\x80\x03(J"
+_BYTES_8 = b"C\x08"
+
+
+def _text(name):
+    return b"X" + struct.pack("<I", len(name)) + name
+
+
+def _is_number(value):
+    return type(value) is int and -1 <= value <= _MAXIMUM
+
+
+def _is_id(value):
+    return type(value) is bytes and len(value) == 8
+
+
+# Loads.
+
+_LOAD_NAME = b"K\x00" + _text(b"loadBefore")
+_LOAD = struct.Struct(f"<4si{len(_LOAD_NAME)}s2s8s2s8s3s")
+_LOAD_END = b"\x86t."
+
+
+def pack_load(message_id, oid, tid):
+    """Return a call of `loadBefore` (bytes)."""
+    if message_id > _MAXIMUM or len(oid) != 8 or len(tid) != 8:
+        return None
+    return _LOAD.pack(
+        _START, message_id, _LOAD_NAME, _BYTES_8, oid, _BYTES_8, tid, _LOAD_END
+    )
+
+
+def unpack_load(data):
+    """Return (message id, oid, tid) if `data` is a call of `loadBefore`."""
+    if len(data) != _LOAD.size:
+        return None
+    start, message_id, name, mark, oid, mark_2, tid, end = _LOAD.unpack(data)
+    if (
+        name != _LOAD_NAME
+        or start != _START
+        or end != _LOAD_END
+        or mark != _BYTES_8
+        or mark_2 != _BYTES_8
+    ):
+        return None
+    return message_id, oid, tid
+
+
+# Other calls.
+
+#: Calls whose only argument is the number of a transaction, by name.
+_SHORT = {}
+#: (name, struct, bytes of the name), by the size of the call.
+_SHORT_BY_SIZE = {}
+_SHORT_END = b"\x85t."
+
+for _name in ("vote", "tpc_finish", "tpc_abort"):
+    _middle = b"K\x00" + _text(_name.encode()) + b"J"
+    _form = struct.Struct(f"<4si{len(_middle)}si3s")
+    _SHORT[_name] = _form, _middle
+    _SHORT_BY_SIZE[_form.size] = _name, _form, _middle
+
+_STORE_START = b"\x80\x03(K\x00K\x01" + _text(b"storea") + b"(" + _BYTES_8
+_STORE_AT = len(_STORE_START)
+_STORE_NEW = struct.Struct("<8s2sI")
+_STORE = struct.Struct("<8s2s8ssI")
+_STORE_TAIL = struct.Struct("<si3s")
+_STORE_END = b"tt."
+# The least that both ways to read the head of a store can be tried on.
+_STORE_LEAST = _STORE_AT + _STORE.size
+
+
+def pack_call(message_id, name, args):
+    """Return a call (bytes) with the number of a transaction, such as a vote."""
+    form = _SHORT.get(name)
+    if form is None or len(args) != 1:
+        return None
+    if not _is_number(message_id) or not _is_number(args[0]):
+        return None
+    form, middle = form
+    return form.pack(_START, message_id, middle, args[0], _SHORT_END)
+
+
+def pack_one_way(name, args):
+    """Return a call of `storea` (bytes)."""
+    if name != "storea" or len(args) != 4:
+        return None
+    oid, serial, data, number = args
+    if type(data) is not bytes or not _is_id(oid) or not _is_number(number):
+        return None
+    if serial is None:
+        head = _STORE_NEW.pack(oid, b"NB", len(data))
+    elif _is_id(serial):
+        head = _STORE.pack(oid, _BYTES_8, serial, b"B", len(data))
+    else:
+        return None
+    tail = _STORE_TAIL.pack(b"J", number, _STORE_END)
+    return b"".join((_STORE_START, head, data, tail))
+
+
+def unpack_call(data):
+    """Return the message if `data` (bytes) is one of these calls, but no load."""
+    form = _SHORT_BY_SIZE.get(len(data))
+    if form is not None:
+        name, form, middle = form
+        start, message_id, found, number, end = form.unpack(data)
+        if found == middle and start == _START and end == _SHORT_END:
+            return message_id, 0, name, (number,)
+    elif data.startswith(_STORE_START) and len(data) >= _STORE_LEAST:
+        return _unpack_store(data)
+    return None
+
+
+def _unpack_store(data):
+    oid, mark, size = _STORE_NEW.unpack_from(data, _STORE_AT)
+    if mark == b"NB":
+        serial, at = None, _STORE_AT + _STORE_NEW.size
+    else:
+        oid, mark, serial, mark_2, size = _STORE.unpack_from(data, _STORE_AT)
+        at = _STORE_AT + _STORE.size
+        if mark != _BYTES_8 or mark_2 != b"B":
+            return None
+    end_at = at + size
+    if len(data) != end_at + _STORE_TAIL.size:
+        return None
+    mark, number, end = _STORE_TAIL.unpack_from(data, end_at)
+    if mark != b"J" or end != _STORE_END:
+        return None
+    return 0, 1, "storea", (oid, serial, data[at:end_at], number)
+
+
+# Replies.
+
+_REPLY_NAME = b"K\x00" + _text(b".reply")
+_REPLY = struct.Struct(f"<4si{len(_REPLY_NAME)}s")
+_REPLY_AT = _REPLY.size
+_LOADED = struct.Struct(f"<4si{len(_REPLY_NAME) + 1}sI")
+_LOADED_NAME = _REPLY_NAME + b"B"
+_LOADED_CURRENT = b"N\x87t."
+_LOADED_END = b"\x87t."
+_END = b"t."
+
+
+def pack_loaded(message_id, found):
+    """Return the reply (bytes) to a `loadBefore`, which has `found` something."""
+    if found is None or not _is_number(message_id):
+        return None
+    data, start, end = found
+    return b"".join(
+        (
+            _LOADED.pack(_START, message_id, _LOADED_NAME, len(data)),
+            data,
+            _BYTES_8,
+            start,
+            _LOADED_CURRENT if end is None else _BYTES_8 + end + _LOADED_END,
+        )
+    )
+
+
+def pack_reply(message_id, result):
+    """Return the reply (bytes) to a vote, a commit, and calls like these."""
+    if result is None:
+        tail = b"Nt."
+    elif _is_id(result):
+        tail = _BYTES_8 + result + _END
+    elif result == [] and type(result) is list:
+        tail = b"]t."
+    else:
+        return None
+    if not _is_number(message_id):
+        return None
+    return _REPLY.pack(_START, message_id, _REPLY_NAME) + tail
+
+
+def unpack_reply(data):
+    """Return the message if `data` (bytes) is one of these replies."""
+    if len(data) < _LOADED.size:
+        return _unpack_small(data, len(data))
+    start, message_id, name, size = _LOADED.unpack_from(data)
+    if name != _LOADED_NAME:
+        return _unpack_small(data, len(data))
+    tail = data[_LOADED.size + size :]
+    if start != _START or tail[:2] != _BYTES_8:
+        return None
+    if len(tail) == 14 and tail[10:] == _LOADED_CURRENT:
+        end_tid = None
+    elif len(tail) == 23 and tail[10:12] == _BYTES_8 and tail[20:] == _LOADED_END:
+        end_tid = tail[12:20]
+    else:
+        return None
+    found = data[_LOADED.size : _LOADED.size + size], tail[2:10], end_tid
+    return message_id, 0, ".reply", found
+
+
+def _unpack_small(data, size):
+    if not _REPLY_AT + 3 <= size <= _REPLY_AT + 12:
+        return None
+    start, message_id, name = _REPLY.unpack_from(data)
+    if start != _START or name != _REPLY_NAME:
+        return None
+    tail = data[_REPLY_AT:]
+    if tail == b"Nt.":
+        result = None
+    elif tail == b"]t.":
+        result = []
+    elif len(tail) == 12 and tail[:2] == _BYTES_8 and tail[10:] == _END:
+        result = tail[2:10]
+    else:
+        return None
+    return message_id, 0, ".reply", result
