@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ZODB import POSException
 from ZODB.utils import p64
 
+from zeolite import errors
 from zeolite.errors import ProtocolError, ServerException
 from zeolite.wire import messages
 
@@ -130,6 +131,8 @@ SAME = [
     POSException.BTreesConflictError(1, 2, 3, 4),
     POSException.UndoError("no", OID),
     POSException.StorageError("x"),
+    errors.ClientDisconnected("y"),
+    errors.CommitInDoubt("z"),
     KeyError("x"),
     TypeError("y"),
     ValueError("z"),

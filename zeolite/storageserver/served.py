@@ -255,7 +255,7 @@ class Served:
         logger.warning(
             "storage %s: unknown changes, all clients have to reconnect", self.name
         )
-        self.log.restart(self.storage.lastTransaction())
+        self.log.restart(self.storage.lastTransaction(), is_known=False)
         self.dispatcher.wake()
 
     def references(self, record, oids=None):

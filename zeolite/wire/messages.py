@@ -19,6 +19,7 @@ import struct
 import ZODB.POSException
 from ZODB.POSException import ConflictError
 
+from .. import errors
 from ..errors import ProtocolError, ServerException
 from .frames import frame
 from .pickles import unpickler
@@ -97,6 +98,15 @@ _BUILTIN_ERRORS = {
     "ValueError": ValueError,
 }
 
+# What a server tells that is itself a client of another server, under the names
+# that they have there.  Both are made from their arguments.
+_OUR_MODULE = "zeolite.errors"
+_CLIENT_ERRORS = {
+    (_OUR_MODULE, "ClientDisconnected"): errors.ClientDisconnected,
+    (_OUR_MODULE, "CommitInDoubt"): errors.CommitInDoubt,
+    ("ZEO.Exceptions", "ClientDisconnected"): errors.ClientDisconnected,
+}
+
 # Errors may hold errors (an UndoError in MultipleUndoErrors), and old servers
 # reply with an exception's class and instance.
 _ERRORS = {(e.__module__, e.__name__): e for e in _ZODB_EXCEPTIONS} | {
@@ -160,7 +170,10 @@ def encode_error(message_id, error):
 
     What the caller's unpickler would refuse is told as text.
     """
-    name = f"{type(error).__module__}.{type(error).__name__}"
+    module = type(error).__module__
+    if module == errors.__name__:
+        module = _OUR_MODULE  # In a vendored copy, too.
+    name = f"{module}.{type(error).__name__}"
     for details in (error.__dict__ or error.args, (str(error),)):
         try:
             data = _dumps((message_id, ERROR_REPLY, REPLY, (name, details)))
@@ -364,6 +377,8 @@ def _rebuild(name, details):
     module, _, class_name = name.rpartition(".")
     if module in ("builtins", "exceptions"):
         return _BUILTIN_ERRORS[class_name](*details)
+    if (module, class_name) in _CLIENT_ERRORS:
+        return _CLIENT_ERRORS[module, class_name](*details)
     class_ = _ERRORS.get((module, class_name))
     if class_ not in _ZODB_EXCEPTIONS:
         return None
