@@ -208,6 +208,14 @@ class ClientStorage(ConflictResolvingStorage):
             self._connection.link()  # Without one there is no telling.
         return self._view.last_tid or z64
 
+    def getInvalidations(self, tid):
+        """Return what was committed after `tid`: (last tid, list of oids).
+
+        Returns None if the server cannot tell.  It is for servers of this
+        storage, which have to tell their clients.
+        """
+        return self._call("getInvalidations", tid)
+
     def loadBefore(self, oid, tid):
         found = self._cache.loadBefore(oid, tid)
         if found is not None:

@@ -209,6 +209,11 @@ class Served:
         `last_tid` is the tid of the last commit before the cursor.
         """
         changed = self.log.since(tid, cursor)
+        if changed is None and hasattr(self.storage, "getInvalidations"):
+            # A client of another server, whose log may reach back further.  It
+            # tells of all up to `last_tid`, and maybe of what came since.
+            changed = self.storage.getInvalidations(tid)
+            changed = changed and (last_tid, list(changed[1]))
         age = self.options.invalidation_age
         if changed is not None or age is None:
             return changed
