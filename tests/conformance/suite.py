@@ -4,18 +4,68 @@ A pairing is a kind of client and a kind of server, "zeolite" or "zeo".  The
 suites are written as mix-ins for a test case that has the storage in `_storage`.
 """
 
+import inspect
 import itertools
 import shutil
 import sys
 import tempfile
 
 import pytest
+from ZODB.tests import (
+    BasicStorage,
+    ConflictResolution,
+    HistoryStorage,
+    IteratorStorage,
+    MTStorage,
+    PackableStorage,
+    PersistentStorage,
+    ReadOnlyStorage,
+    RecoveryStorage,
+    RevisionStorage,
+    Synchronization,
+    TransactionalUndoStorage,
+    racetest,
+    testDemoStorage,
+    testFileStorage,
+    testMVCCMappingStorage,
+)
 from ZODB.tests.racetest import RaceTests
 from ZODB.tests.StorageTestBase import StorageTestBase
 
 FILE_STORAGE = "<filestorage>\npath {directory}/Data{number}.fs\n</filestorage>\n"
 MAPPING_STORAGE = "<mappingstorage>\n</mappingstorage>\n"
 DEMO_STORAGE = "<demostorage>\n</demostorage>\n"
+
+
+def _rename_checks(*modules):
+    """Give the tests of ZODB 5, which are called "check…", the names of ZODB 6."""
+    for module in modules:
+        for _, class_ in inspect.getmembers(module, inspect.isclass):
+            for name in [name for name in vars(class_) if name.startswith("check")]:
+                new = "test" + name.removeprefix("check")
+                if new not in vars(class_):
+                    setattr(class_, new, vars(class_)[name])
+
+
+if not hasattr(BasicStorage.BasicStorage, "testBasics"):
+    _rename_checks(
+        BasicStorage,
+        ConflictResolution,
+        HistoryStorage,
+        IteratorStorage,
+        MTStorage,
+        PackableStorage,
+        PersistentStorage,
+        ReadOnlyStorage,
+        RecoveryStorage,
+        RevisionStorage,
+        Synchronization,
+        TransactionalUndoStorage,
+        racetest,
+        testDemoStorage,
+        testFileStorage,
+        testMVCCMappingStorage,
+    )
 
 #: What is behind the class's name -> client, server.
 PAIRINGS = {
