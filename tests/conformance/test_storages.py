@@ -43,6 +43,17 @@ class Suites(
     __test__ = False
 
 
+class InMemory(RevisionStorage.RevisionStorage):
+    """What storages in memory cannot do, under one server or at all."""
+
+    testLoadBeforeUndo = testUndoZombie = None  # They have no undo.
+
+    def testLoadBeforeConsecutiveTids(self):
+        if self.server == "zeo":
+            self.skipTest("it begins with a status, which MappingStorage does not take")
+        super().testLoadBeforeConsecutiveTids()
+
+
 class OptionalGC(PackableStorage.PackableStorageWithOptionalGC):
     """`pack` without garbage collection, which a stock peer has no word for."""
 
@@ -83,15 +94,13 @@ class FileStorageSuites(
 
 
 @mostly_slow
-class MappingStorageSuites(Suites, OptionalGC):
+class MappingStorageSuites(InMemory, Suites, OptionalGC):
     section = MAPPING_STORAGE
-    testLoadBeforeUndo = testUndoZombie = None  # It has no undo.
 
 
 @mostly_slow
-class DemoStorageSuites(Suites, ConflictResolution.ConflictResolvingStorage):
+class DemoStorageSuites(InMemory, Suites, ConflictResolution.ConflictResolvingStorage):
     section = DEMO_STORAGE
-    testLoadBeforeUndo = testUndoZombie = None  # It has no undo.
 
 
 @in_all_pairings
