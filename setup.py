@@ -21,11 +21,13 @@ setup(
         "test": [
             "ZEO >= 6.2",
             "hypothesis",
+            "manuel",
             "msgpack",
             "psutil",
             "pytest",
             "pytest-timeout",
             "ruff",
+            "zc.zlibstorage",
             "zope.testing",
         ],
         "bench": [

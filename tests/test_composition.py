@@ -1,13 +1,23 @@
 """Client storages under and over other storages, and seen from the past."""
 
+import time
+
 import pytest
 import transaction
 import ZODB.interfaces
 import zope.interface.verify
+from zc.zlibstorage import ZlibStorage
+from ZODB.Connection import TransactionMetaData
 from ZODB.DemoStorage import DemoStorage
-from ZODB.POSException import ReadOnlyHistoryError
+from ZODB.POSException import (
+    ConflictError,
+    POSKeyError,
+    ReadOnlyHistoryError,
+    Unsupported,
+)
 from ZODB.tests.hexstorage import HexStorage
 from ZODB.tests.MinPO import MinPO
+from ZODB.utils import p64
 
 import zeolite
 
@@ -194,3 +204,83 @@ def test_copy_between_kinds_of_storages(serve, kind):
     assert destination.lastTransaction() == source.lastTransaction()
     destination.close()
     db.close()
+
+
+@pytest.mark.parametrize("wrapper", [HexStorage, ZlibStorage])
+def test_wrapped_clients_hear_of_changes(serve, wrapper):
+    """HexStorage's `invalidate` fails, in ZODB 5.8 to 6.4."""
+    address = serve(MAPPING)
+    first, second = (
+        ZODB.DB(wrapper(zeolite.client(address, server_sync=True))) for _ in range(2)
+    )
+    for number in range(3):
+        fill(first, number + 1)
+        second.storage.base.ping()
+        with second.transaction() as connection:
+            assert connection.root()["n"] == connection.root()["x"].value == number
+    assert second.storage.base.is_connected()
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("wrapper", [HexStorage, ZlibStorage])
+def test_wrapper_without_a_database_stays_connected(serve, wrapper):
+    """For instance in a script that copies or packs, while others commit."""
+    address = serve(MAPPING)
+    wrapped = wrapper(zeolite.client(address, disconnect_poll=0.01))
+    link = wrapped.base._connection.link()
+    db = ZODB.DB(wrapper(zeolite.client(address)))
+    fill(db)
+    wrapped.base.ping()
+    assert wrapped.lastTransaction() == db.lastTransaction()
+    assert wrapped.base._connection.link() is link
+    db.close()
+    wrapped.close()
+
+
+def test_records_without_data(serve):
+    storage = zeolite.client(serve(FILE))
+    txn = TransactionMetaData(description="nothing")
+    storage.tpc_begin(txn)
+    storage.tpc_vote(txn)
+    tid = storage.tpc_finish(txn)
+    found = [(txn.tid, txn.description, list(txn)) for txn in storage.iterator()]
+    assert found == [(tid, b"nothing", [])]
+    storage.close()
+
+
+def test_external_garbage_collection(serve):
+    db = zeolite.DB(serve(FILE))
+    fill(db, 1)
+    with db.transaction() as connection:
+        garbage = connection.root()["x"]._p_oid
+        del connection.root()["x"]
+    _, serial = db.storage.load(garbage)
+    db.storage.pack(time.time() + 1, gc=False)
+    assert len(db.storage) == 2
+    for wrong in (p64(1), None):
+        txn = TransactionMetaData()
+        db.storage.tpc_begin(txn)
+        db.storage.deleteObject(garbage, wrong or serial, txn)
+        if wrong:
+            with pytest.raises(ConflictError):
+                db.storage.tpc_vote(txn)
+            db.storage.tpc_abort(txn)
+    db.storage.tpc_vote(txn)
+    tid = db.storage.tpc_finish(txn)
+    with pytest.raises(POSKeyError):
+        db.storage.load(garbage)
+    assert db.storage.loadBefore(garbage, tid)[1:] == (serial, tid)
+    db.storage.pack(time.time() + 1, gc=False)
+    assert len(db.storage) == 1
+    db.close()
+
+
+def test_zeo_server_cannot_be_told_about_garbage(zeo_host):
+    server = zeo_host.start(MAPPING)
+    storage = zeolite.client(server.address)
+    with pytest.raises(Unsupported, match="pack-gc"):
+        storage.pack(gc=False)
+    storage.pack()
+    storage.close()
+    server.stop()

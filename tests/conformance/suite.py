@@ -4,18 +4,110 @@ A pairing is a kind of client and a kind of server, "zeolite" or "zeo".  The
 suites are written as mix-ins for a test case that has the storage in `_storage`.
 """
 
+import inspect
 import itertools
 import shutil
+import sys
 import tempfile
 
 import pytest
+from ZODB.tests import (
+    BasicStorage,
+    ConflictResolution,
+    HistoryStorage,
+    IteratorStorage,
+    MTStorage,
+    PackableStorage,
+    PersistentStorage,
+    ReadOnlyStorage,
+    RecoveryStorage,
+    RevisionStorage,
+    Synchronization,
+    TransactionalUndoStorage,
+    racetest,
+    testDemoStorage,
+    testFileStorage,
+    testMVCCMappingStorage,
+)
+from ZODB.tests.racetest import RaceTests
 from ZODB.tests.StorageTestBase import StorageTestBase
 
 FILE_STORAGE = "<filestorage>\npath {directory}/Data{number}.fs\n</filestorage>\n"
 MAPPING_STORAGE = "<mappingstorage>\n</mappingstorage>\n"
 DEMO_STORAGE = "<demostorage>\n</demostorage>\n"
 
+
+def _rename_checks(*modules):
+    """Give the tests of ZODB 5, which are called "check…", the names of ZODB 6."""
+    for module in modules:
+        for _, class_ in inspect.getmembers(module, inspect.isclass):
+            for name in [name for name in vars(class_) if name.startswith("check")]:
+                new = "test" + name.removeprefix("check")
+                if new not in vars(class_):
+                    setattr(class_, new, vars(class_)[name])
+
+
+if not hasattr(BasicStorage.BasicStorage, "testBasics"):
+    _rename_checks(
+        BasicStorage,
+        ConflictResolution,
+        HistoryStorage,
+        IteratorStorage,
+        MTStorage,
+        PackableStorage,
+        PersistentStorage,
+        ReadOnlyStorage,
+        RecoveryStorage,
+        RevisionStorage,
+        Synchronization,
+        TransactionalUndoStorage,
+        racetest,
+        testDemoStorage,
+        testFileStorage,
+        testMVCCMappingStorage,
+    )
+
+#: What is behind the class's name -> client, server.
+PAIRINGS = {
+    "": ("zeolite", "zeolite"),
+    "OfZEOClient": ("zeo", "zeolite"),
+    "OnZEOServer": ("zeolite", "zeo"),
+}
+
 _numbers = itertools.count()
+
+
+def in_all_pairings(suites, stock_is_slow=False):
+    """Make test classes, one a pairing, of a class whose name ends in "Suites".
+
+    With `stock_is_slow` those with stock peers run only where slow tests do.
+    """
+    name = "Test" + suites.__name__.removesuffix("Suites")
+    module = sys.modules[suites.__module__]
+    for ending, (client, server) in PAIRINGS.items():
+        attributes = {
+            "__module__": suites.__module__,
+            "__doc__": suites.__doc__,
+            "__test__": True,
+            "client": client,
+            "server": server,
+        }
+        made = type(name + ending, (suites,), attributes)
+        if ending and stock_is_slow:
+            made = pytest.mark.slow(made)
+        setattr(module, name + ending, made)
+    return suites
+
+
+def mostly_slow(suites):
+    """`in_all_pairings`, where stock peers are unlikely to show anything new."""
+    return in_all_pairings(suites, stock_is_slow=True)
+
+
+#: For a class whose race tests would show nothing that others do not.
+WITHOUT_RACES = dict.fromkeys(
+    (name for name in dir(RaceTests) if name.startswith("test_race")), None
+)
 
 
 class ConformanceTest(StorageTestBase):
@@ -25,6 +117,11 @@ class ConformanceTest(StorageTestBase):
     server = "zeolite"
     section = FILE_STORAGE
     settings: dict = {}  # noqa: RUF012
+
+    @staticmethod
+    def wrap(storage):
+        """Return what the suites are to see of a client storage."""
+        return storage
 
     @pytest.fixture(autouse=True)
     def _find_host(self, request):
@@ -58,7 +155,7 @@ class ConformanceTest(StorageTestBase):
             import ZEO as package
         client = package.client(self._server.address, read_only=read_only)
         self._clients.append(client)
-        return client
+        return self.wrap(client)
 
     def tearDown(self):
         for client in self._clients:

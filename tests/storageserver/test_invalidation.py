@@ -145,6 +145,15 @@ class TestBounds:
         assert log.join()[0] == p64(9)
         assert log.since(p64(3), log.end) is None
 
+    def test_restart_after_unknown_commits_is_no_help_to_who_was_up_to_date(self):
+        log = filled(3)
+        log.restart(p64(3), is_known=False)
+        assert log.since(p64(3), log.end) is None
+        assert log.join()[0] == p64(3)
+        log.add(p64(5), [p64(5)])
+        assert log.since(p64(3), log.end) is None
+        assert log.since(p64(4), log.end) == (p64(5), [p64(5)])
+
     def test_restart_keeps_what_is_reserved(self):
         log = filled(3)
         reserved = log.reserve(p64(5), [p64(5)])

@@ -263,6 +263,14 @@ class TestRegistering:
         reader.ask("ping")
         assert reader.invalidations() == []
 
+    def test_register_while_the_storage_finds_out_what_it_has_missed(self, server):
+        """A storage says that it knows nothing before it says as of which commit."""
+        tid = server.connect().commit(1)
+        server.served.invalidateCache()
+        client = server.connect()
+        assert client.tid == tid
+        assert client.ask("getInvalidations", tid) is None
+
     def test_verification_meets_the_invalidations_without_a_gap(self, server):
         writer = server.connect()
         first = writer.commit(1)

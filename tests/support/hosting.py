@@ -32,12 +32,12 @@ class Host:
         )
         HOSTS.add(self._process.pid)
 
-    def start(self, storage, **settings):
+    def start(self, storage, port=0, **settings):
         """Serve a storage section (str); return the `Hosted` server.
 
         `settings` are keys of the `<zeo>` section, with underscores.
         """
-        answer = self._ask(do="start", storage=storage, settings=settings)
+        answer = self._ask(do="start", storage=storage, port=port, settings=settings)
         return Hosted(self, answer["key"], tuple(answer["address"]))
 
     def _ask(self, **command):
@@ -69,15 +69,15 @@ class Hosted:
         self._host._ask(do="stop", key=self._key)
 
 
-def _start(kind, storage, settings):
+def _start(kind, storage, port, settings):
     if kind == "zeolite":
         import zeolite
 
-        return zeolite.server(storage_conf=storage, zeo_conf=settings)
+        return zeolite.server(storage_conf=storage, zeo_conf=settings, port=port)
     import ZEO
 
     conf = {key.replace("_", "-"): value for key, value in settings.items()}
-    return ZEO.server(storage_conf=storage, zeo_conf=conf, port=0)
+    return ZEO.server(storage_conf=storage, zeo_conf=conf, port=port)
 
 
 def _main(kind):
@@ -86,7 +86,9 @@ def _main(kind):
         command = json.loads(line)
         try:
             if command["do"] == "start":
-                address, stop = _start(kind, command["storage"], command["settings"])
+                address, stop = _start(
+                    kind, command["storage"], command["port"], command["settings"]
+                )
                 servers[len(servers)] = stop
                 answer = {"key": len(servers) - 1, "address": address}
             else:

@@ -6,6 +6,7 @@ import pytest
 from ZODB import POSException
 from ZODB.utils import p64
 
+from zeolite import errors
 from zeolite.errors import ProtocolError, ServerException
 from zeolite.wire import messages
 
@@ -86,6 +87,8 @@ SAME = [
     POSException.BTreesConflictError(1, 2, 3, 4),
     POSException.UndoError("no", OID),
     POSException.StorageError("x"),
+    errors.ClientDisconnected("y"),
+    errors.CommitInDoubt("z"),
     KeyError("x"),
     TypeError("y"),
     ValueError("z"),

@@ -20,7 +20,8 @@ from ZODB.POSException import StorageError
 from ..wire import messages
 from ..wire.messages import load_extension
 
-#: How many records are asked for ahead.
+#: How many records are asked for ahead, at most: there are as many calls in flight
+#: as records have come, since those behind the last record are in vain.
 READ_AHEAD = 16
 
 
@@ -77,16 +78,17 @@ def drop_iterators(link):
 
 
 def _read_records(link, id):
-    calls, ended = deque(), False
+    calls, ended, count = deque(), False, 0
     try:
         while True:
-            while len(calls) < READ_AHEAD:
+            while len(calls) < min(max(2, count), READ_AHEAD):
                 calls.append(link.call("iterator_record_next", (id,)))
             found = calls.popleft().wait()
             if found is None:
                 # The calls that are still in flight fail, and nobody waits.
                 ended = True
                 return
+            count += 1
             yield DataRecord(*found)
     finally:
         if not ended:

@@ -31,6 +31,7 @@ class Call:
         "_result",
         "is_answered",
         "is_done",
+        "is_refused",
         "key",
         "on_reply",
     )
@@ -42,6 +43,8 @@ class Call:
         self.is_done = False
         #: Whether the server has answered with a result.
         self.is_answered = False
+        #: Whether the server has answered with an error.
+        self.is_refused = False
         self.on_reply = on_reply
         #: What `Link.load` shares it by.
         self.key = key
@@ -65,6 +68,10 @@ class Call:
                 self._error = error
         self._result = result
         self._finish()
+
+    def refuse(self, error):
+        self.is_refused = True
+        self.fail(error)
 
     def fail(self, error):
         self._error = error
@@ -210,7 +217,7 @@ class Link:
         if call is None:
             raise ProtocolError("a reply to no call")
         if messages.is_error(flag, result):
-            call.fail(messages.rebuild_error(flag, result))
+            call.refuse(messages.rebuild_error(flag, result))
         else:
             call.succeed(result)
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 from ZODB.ConflictResolution import ConflictResolvingStorage
-from ZODB.POSException import ReadOnlyError, StorageTransactionError
+from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
@@ -208,6 +208,14 @@ class ClientStorage(ConflictResolvingStorage):
             self._connection.link()  # Without one there is no telling.
         return self._view.last_tid or z64
 
+    def getInvalidations(self, tid):
+        """Return what was committed after `tid`: (last tid, list of oids).
+
+        Returns None if the server cannot tell.  It is for servers of this
+        storage, which have to tell their clients.
+        """
+        return self._call("getInvalidations", tid)
+
     def loadBefore(self, oid, tid):
         found = self._cache.loadBefore(oid, tid)
         if found is not None:
@@ -250,14 +258,25 @@ class ClientStorage(ConflictResolvingStorage):
         """
         return TransactionIterator(self._connection.link(), start, stop)
 
-    def pack(self, t=None, referencesf=None, wait=True, days=0):
+    def pack(self, t=None, referencesf=None, wait=True, days=0, gc=None):
         """Have the server pack the storage as of `t`, a time in seconds.
 
         `days` are subtracted from it.  With `wait` false the server packs while
-        this returns.  The server finds references by itself.
+        this returns.  The server finds references by itself.  `gc` says whether
+        objects that are not referenced are removed; None leaves it to the served
+        storage.  Raises `Unsupported` for another `gc` if the server is a stock
+        ZEO server.
         """
         t = (time.time() if t is None else t) - days * 86400
-        self._call("pack", t, bool(wait))
+        arguments = t, bool(wait)
+        if gc is not None:
+            if not self._connection.link().is_zeolite:
+                raise Unsupported(
+                    "a ZEO server cannot be told whether to collect garbage; set "
+                    "pack-gc for the storage that it serves"
+                )
+            arguments += (bool(gc),)
+        self._call("pack", *arguments)
 
     # Writing.
 
@@ -373,6 +392,8 @@ class ClientStorage(ConflictResolvingStorage):
         except ClientDisconnected as error:
             if call.is_answered:
                 raise  # It is `f`'s.
+            if call.is_refused and state.link.is_zeolite:
+                raise  # The server lost its own server, and has found out.
             self._find_out(state, transaction, error)
             raise ClientDisconnected(f"{error}; it was not committed") from error
         finally:

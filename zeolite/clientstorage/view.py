@@ -68,21 +68,43 @@ class View:
     def _forget_all(self, tid):
         """Have the database forget what it has; all is new as of `tid`."""
         with self._lock:
-            if self.database is not None:
+            if self.database is not None and not self._is_idle():
                 self.database.invalidateCache()
                 # From here on transactions begin at the new tid, and those that
                 # began at the old one meanwhile forget what they have loaded.
-                self.database.invalidate(tid, [])
+                self._tell(tid, [])
                 self.database.invalidateCache()
             self.last_tid = tid
 
     def _apply(self, tid, oids):
         """Tell the database, and only then show the transaction."""
         with self._lock:
-            if oids and self.database is not None:
-                self.database.invalidate(tid, oids)
+            if oids and self.database is not None and not self._is_idle():
+                self._tell(tid, oids)
             self.cache.setLastTid(tid)
             self.last_tid = tid
+
+    def _is_idle(self):
+        """Whether what has registered here is a wrapper that nobody uses yet.
+
+        Storages that wrap others register at once, and keep whom they tell in
+        `db` as soon as somebody registers with them.
+        """
+        database = self.database
+        return getattr(database, "base", None) is not None and not (
+            hasattr(database, "db")
+        )
+
+    def _tell(self, tid, oids):
+        try:
+            self.database.invalidate(tid, oids)
+        except Exception:
+            logger.exception(
+                "%s: the database has failed to process a change and is told to "
+                "forget everything",
+                self._name,
+            )
+            self.database.invalidateCache()
 
     def connected(self, info):
         self.info.update(info)

@@ -147,9 +147,13 @@ def _storage_method(session, name):
         raise Unsupported(f"this storage has no {name}") from None
 
 
-def _pack(session, when, wait, message_id):
+def _pack(session, when, wait, *rest):
+    *gc, message_id = rest
+    # Not every storage takes it.
+    options = {"gc": bool(gc[0])} if gc else {}
+
     def pack():
-        session.storage.pack(when, referencesf)
+        session.storage.pack(when, referencesf, **options)
         session.served.packed()
 
     def respond(answer):
@@ -339,7 +343,10 @@ METHODS = {
     "undoInfo": Method(
         _undo_info, _is_int, _is_int, _is(dict, type(None)), optional=1, helper=True
     ),
-    "pack": Method(_pack, _is(int, float), _is_flag, delayed=True),
+    # Stock clients do not say whether to collect garbage.
+    "pack": Method(
+        _pack, _is(int, float), _is_flag, _is_flag, optional=1, delayed=True
+    ),
     # Iterating.
     "iterator_start": Method(
         _iterator_start, _is_id_or_none, _is_id_or_none, _is_flag, optional=1

@@ -15,6 +15,8 @@ The log's lock is a leaf: nothing is called while it is held.
 import threading
 from collections import deque
 
+from ZODB.utils import p64, u64
+
 from ..wire import messages
 
 #: How many entries connected clients may be behind before they are given up.
@@ -117,10 +119,12 @@ class InvalidationLog:
         with self._lock:
             self._publish(self._append(tid, oids, None))
 
-    def restart(self, tid):
+    def restart(self, tid, is_known=True):
         """Forget what readers see: what happened up to `tid` cannot be told.
 
         Every cursor has fallen behind then.  Places that are reserved stay.
+        Unless `is_known` there was more than `tid`, of which nothing is known:
+        what a client has as of `tid` is of no use to it.
         """
         with self._lock:
             for _ in range(self.end - self._first):
@@ -128,6 +132,8 @@ class InvalidationLog:
             # One number is skipped, so that no cursor is in the right place.
             self._first = self.end = self.end + 1
             self._base = self.last_tid = max(tid, self.last_tid)
+            if not is_known:
+                self._base = p64(u64(self._base) + 1)
 
     def _append(self, tid, oids, origin):
         entry = Entry(tid, oids, origin)

@@ -209,6 +209,11 @@ class Served:
         `last_tid` is the tid of the last commit before the cursor.
         """
         changed = self.log.since(tid, cursor)
+        if changed is None and hasattr(self.storage, "getInvalidations"):
+            # A client of another server, whose log may reach back further.  It
+            # tells of all up to `last_tid`, and maybe of what came since.
+            changed = self.storage.getInvalidations(tid)
+            changed = changed and (last_tid, list(changed[1]))
         age = self.options.invalidation_age
         if changed is not None or age is None:
             return changed
@@ -255,7 +260,7 @@ class Served:
         logger.warning(
             "storage %s: unknown changes, all clients have to reconnect", self.name
         )
-        self.log.restart(self.storage.lastTransaction())
+        self.log.restart(self.storage.lastTransaction(), is_known=False)
         self.dispatcher.wake()
 
     def references(self, record, oids=None):

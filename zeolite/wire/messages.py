@@ -18,6 +18,7 @@ import pickle
 import ZODB.POSException
 from ZODB.POSException import ConflictError
 
+from .. import errors
 from ..errors import ProtocolError, ServerException
 from . import packed
 from .frames import frame
@@ -95,6 +96,15 @@ _BUILTIN_ERRORS = {
     "KeyError": KeyError,
     "TypeError": TypeError,
     "ValueError": ValueError,
+}
+
+# What a server tells that is itself a client of another server, under the names
+# that they have there.  Both are made from their arguments.
+_OUR_MODULE = "zeolite.errors"
+_CLIENT_ERRORS = {
+    (_OUR_MODULE, "ClientDisconnected"): errors.ClientDisconnected,
+    (_OUR_MODULE, "CommitInDoubt"): errors.CommitInDoubt,
+    ("ZEO.Exceptions", "ClientDisconnected"): errors.ClientDisconnected,
 }
 
 # Errors may hold errors (an UndoError in MultipleUndoErrors), and old servers
@@ -175,7 +185,10 @@ def encode_error(message_id, error):
 
     What the caller's unpickler would refuse is told as text.
     """
-    name = f"{type(error).__module__}.{type(error).__name__}"
+    module = type(error).__module__
+    if module == errors.__name__:
+        module = _OUR_MODULE  # In a vendored copy, too.
+    name = f"{module}.{type(error).__name__}"
     for details in (error.__dict__ or error.args, (str(error),)):
         try:
             data = _dumps((message_id, ERROR_REPLY, REPLY, (name, details)))
@@ -295,6 +308,8 @@ def _rebuild(name, details):
     module, _, class_name = name.rpartition(".")
     if module in ("builtins", "exceptions"):
         return _BUILTIN_ERRORS[class_name](*details)
+    if (module, class_name) in _CLIENT_ERRORS:
+        return _CLIENT_ERRORS[module, class_name](*details)
     class_ = _ERRORS.get((module, class_name))
     if class_ not in _ZODB_EXCEPTIONS:
         return None
