@@ -271,6 +271,17 @@ class TestRegistering:
         assert client.tid == tid
         assert client.ask("getInvalidations", tid) is None
 
+    def test_who_registers_meanwhile_is_not_told_that_nothing_changed(self, server):
+        tid = server.connect().commit(1)
+        server.served.invalidateCache()
+        client = server.connect()
+        assert client.tid == tid  # As if what it has were right.
+        later = b"\x7e" + bytes(7)
+        server.served.invalidate(later, [])
+        assert client.is_closed()
+        assert client.invalidations() == []
+        assert server.connect().tid == later
+
     def test_verification_meets_the_invalidations_without_a_gap(self, server):
         writer = server.connect()
         first = writer.commit(1)

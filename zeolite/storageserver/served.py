@@ -57,6 +57,8 @@ class Served:
         tid = storage.lastTransaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
         self.dispatcher = Dispatcher(self.log, name)
+        # Whether the storage has said that it knows nothing, and not since when.
+        self._is_unknown = False
         # When `new_size` may be asked for again, and what it took.  Two threads
         # that get in each other's way here do no harm.
         self._next_size = 0
@@ -252,7 +254,13 @@ class Served:
     # What the storage says (ZODB.interfaces.IStorageWrapper).
 
     def invalidate(self, tid, oids):
-        self.log.add(tid, list(oids))
+        if self._is_unknown and not oids:
+            # Nobody is to hear "nothing changed up to `tid`", who has only just
+            # come and believes that what it has is right.
+            self.log.restart(tid, is_known=False)
+        else:
+            self.log.add(tid, list(oids))
+        self._is_unknown = False
         self.dispatcher.wake()
 
     def invalidateCache(self):
@@ -260,6 +268,7 @@ class Served:
         logger.warning(
             "storage %s: unknown changes, all clients have to reconnect", self.name
         )
+        self._is_unknown = True
         self.log.restart(self.storage.lastTransaction(), is_known=False)
         self.dispatcher.wake()
 
