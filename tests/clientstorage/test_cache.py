@@ -12,7 +12,7 @@ SIZE = 64 * 1024
 
 @pytest.fixture
 def cache():
-    cache = ClientCache(SIZE)
+    cache = ClientCache(None, SIZE)
     yield cache
     cache.close()
 
@@ -111,7 +111,7 @@ def test_clear(cache):
 
 
 def test_closed_cache_finds_nothing():
-    cache = ClientCache(SIZE)
+    cache = ClientCache(None, SIZE)
     cache.store(OID, p64(5), None, b"data")
     cache.close()
     cache.close()
@@ -134,7 +134,7 @@ operations = st.lists(
 @given(operations)
 def test_never_wrong(operations):
     """Whatever the cache finds is what the server would say."""
-    cache = ClientCache(SIZE)
+    cache = ClientCache(None, SIZE)
     history = {p64(n): [(p64(1), b"%d" % n)] for n in range(7)}
     tid = 1
     try:
