@@ -20,6 +20,7 @@ from zeolite.clientstorage import cachefile, cacheformat
 from zeolite.clientstorage.cache import ClientCache
 from zeolite.errors import CacheFileError
 
+OBJECTS = 25
 SIZES = 64 * 1024, 80 * 1024, 200 * 1024
 
 # A file system in memory, where there is one: nothing here is about disks.
@@ -29,9 +30,9 @@ _DIRECTORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 class World:
     """A server, a client that hears of its commits, and the client's cache."""
 
-    def __init__(self, directory, objects=7):
+    def __init__(self, directory):
         self.path = os.path.join(directory, "cache")
-        self.history = {p64(n): [(p64(1), b"first %d" % n)] for n in range(objects)}
+        self.history = {p64(n): [(p64(1), b"first %d" % n)] for n in range(OBJECTS)}
         self.tid = 1
         self.cache = ClientCache(self.path, SIZES[0])
         self.cache.setLastTid(p64(1))
@@ -83,6 +84,16 @@ class World:
         self.cache.invalidate(oid, p64(self.tid))
         self.cache.setLastTid(p64(self.tid))
 
+    def fill(self, number, size):
+        """Load much and read some of it again, so that the ring goes round."""
+        for n in range(30):
+            oid = p64((number + n * n) % len(self.history))
+            if n % 3 == 0:
+                self.commit(oid, 3001 + 2 * size % 12000, number + n)
+            self.load(oid, 0)
+            if n % 5 == 0:
+                self.load(p64(number), 0)
+
     def miss(self, oid, size):
         """The client was away while this was committed."""
         self.tid += 1
@@ -118,10 +129,16 @@ class World:
         os.replace(copy, self.path)
 
     def damage(self, place, size):
-        """Spoil some bytes, of the header or anywhere."""
-        length = os.path.getsize(self.path)
-        place = place % cacheformat.START if place % 2 else place * 7919 % length
+        """Spoil some bytes: of the file's header, of a block's, or anywhere."""
         with open(self.path, "r+b") as file:
+            content = file.read()
+            blocks = [block[0] for block in cacheformat.scan(content, len(content))]
+            if place % 4 == 0:
+                place = place // 4 % cacheformat.START
+            elif place % 4 == 1:
+                place = place * 7919 % len(content)
+            else:
+                place = blocks[place % len(blocks)] + size % 48
             file.seek(place)
             old = file.read(1 + size % 20)
             file.seek(place)
@@ -167,6 +184,8 @@ def run(world, steps):
                 world.load(oid, value)
             case "commit":
                 world.commit(oid, value, writes)
+            case "fill":
+                world.fill(number, value)
             case "early":
                 world.load_of_what_is_told_later(oid, value)
             case "away":
@@ -185,7 +204,7 @@ def run(world, steps):
                     with contextlib.suppress(Killed):
                         for more in range(1 + value % 4):
                             world.commit(oid, value, more)
-                            world.load(p64((number + more) % 7), value)
+                            world.load(p64((number + more) % OBJECTS), value)
                 world.kill(0)
             case "damage":
                 world.cache.close() if number % 2 else world.end()
@@ -202,6 +221,7 @@ def run(world, steps):
 _STEPS = [
     *["load"] * 6,
     *["commit"] * 4,
+    *["fill"] * 3,
     "early",
     "away",
     "forget",
@@ -209,18 +229,18 @@ _STEPS = [
     "reopen",
     "kill",
     *["kill while writing"] * 2,
-    "damage",
+    *["damage"] * 2,
     "truncate",
 ]
 
 steps = st.lists(
     st.tuples(
         st.sampled_from(_STEPS),
-        st.integers(0, 6),
+        st.integers(0, OBJECTS - 1),
         st.integers(0, 9000),
         st.integers(0, 40),
     ),
-    max_size=80,
+    max_size=40,
 )
 
 
