@@ -37,6 +37,9 @@ class World:
         self.cache = ClientCache(self.path, SIZES[0])
         self.cache.setLastTid(p64(1))
 
+    def close(self):
+        self.cache.close()
+
     # The server.
 
     def change(self, oid, size):
@@ -251,7 +254,7 @@ def never_wrong(steps):
         try:
             run(world, steps)
         finally:
-            world.cache.close()
+            world.close()
 
 
 @settings(max_examples=100, deadline=None)

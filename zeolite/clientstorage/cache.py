@@ -25,9 +25,9 @@ from .cacheformat import FOR_ALL, FOR_LOADING, FORGOTTEN, RECORD_HEADER, START
 _MOVES = 16
 _MOVED_BYTES = 1024 * 1024
 
-# Whether a record was read is noted for each so many bytes of the file, a power of
-# 2.  Neighbours may share a note: then one of them lives longer than it deserves.
-_NOTE_SHIFT = 7
+# Whether a record was read is noted for each 64 bytes of the file.  A record has
+# that at least, if it has more than 12 bytes of data; smaller ones may share a note.
+_NOTE_SHIFT = 6
 
 # The file's counters are brought up to date with each commit, and every so many
 # stores.
@@ -357,14 +357,18 @@ class ClientCache:
         return stop
 
     def _remove(self, position, space):
-        """Take a record out of the index; return whether it was there."""
-        _, oid, start, end = FOR_ALL.unpack_from(self._map, position)
-        if end == FORGOTTEN:
-            return False
-        if end == z64:
+        """Take a record out of the index; return whether it was there.
+
+        One that was forgotten, or whose end tid was torn, was not.
+        """
+        _, oid, start, _ = FOR_ALL.unpack_from(self._map, position)
+        if self._current.get(oid) == position:
             del self._current[oid]
         else:
-            self._earlier.remove(_key(oid, start, position))
+            key = _key(oid, start, position)
+            if key not in self._earlier:
+                return False
+            self._earlier.remove(key)
         self._count -= 1
         self._bytes -= space
         self._evictions += 1
