@@ -1,6 +1,7 @@
 """What users may implement, and the events that they may subscribe to.
 
-Events are objects given to the functions in `zope.event.subscribers`.
+Events are notified with `ZODB.event.notify`, which gives them to the functions in
+`zope.event.subscribers` if the package zope.event is installed.
 """
 
 from zope.interface import Interface

@@ -9,6 +9,7 @@ import threading
 import time
 
 from persistent.timestamp import TimeStamp
+from ZODB.utils import z64
 
 from .connection import Refused
 
@@ -28,7 +29,7 @@ class View:
         self.database = None
         #: The last transaction whose changes have been applied, or None.  With a
         #: persistent cache transactions can be read before there is a connection.
-        self.last_tid = cache.getLastTid()
+        self.last_tid = _last_tid(cache)
         self.info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
         self._name = name
         # A database registers either before a transaction is shown, and is told
@@ -84,7 +85,7 @@ class View:
 
     def _known(self):
         """Return the last transaction that cache and database both know of."""
-        tids = self.cache.getLastTid(), self.last_tid
+        tids = _last_tid(self.cache), self.last_tid
         return min((tid for tid in tids if tid is not None), default=None)
 
     def _is_newer(self, known, tid):
@@ -169,6 +170,12 @@ class View:
                 if data is not None:
                     self.cache.store(oid, tid, None, data)
         return tid
+
+
+def _last_tid(cache):
+    """Return a cache's last tid, or None; some say zeros for that, as ZEO's does."""
+    tid = cache.getLastTid()
+    return None if tid == z64 else tid
 
 
 def _shown(tid):
