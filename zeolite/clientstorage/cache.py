@@ -211,6 +211,8 @@ class ClientCache:
 
     def _last_key(self, limit):
         """Return the greatest key of an earlier revision up to `limit`, or None."""
+        if not self._earlier:
+            return None
         try:
             return self._earlier.maxKey(limit)
         except ValueError:
@@ -261,7 +263,7 @@ class ClientCache:
         self._reset()
         self._file.free(START, self._size)
         self._file.set_tid(None)
-        self._file.head = START
+        self._file.set_head(START)
 
     def _forget(self, oid, start, position):
         """Forget a current revision that may not be current any more."""
@@ -330,7 +332,7 @@ class ClientCache:
         stop = self._free(head, head + space, removed)
         self._file.write(head, record, stop)
         behind = head + space
-        self._file.head = behind if behind < self._size else START
+        self._file.set_head(behind if behind < self._size else START)
         self._read[head >> _NOTE_SHIFT] = 0
         self._count += 1
         self._bytes += space
@@ -346,6 +348,9 @@ class ClientCache:
 
         Records in it that are worth moving are added to `removed`.
         """
+        size, space = cacheformat.block_at(self._map, position)
+        if not size and position + space >= limit:
+            return position + space  # It is one already.
         stop = position
         while stop < limit:
             size, space = cacheformat.block_at(self._map, stop)

@@ -85,7 +85,7 @@ class CacheFile:
             head = stop
         self._begin()
         self.free(stop, self.size)
-        self.head = head
+        self.set_head(head)
         return True
 
     def set_aside(self, why):
@@ -112,14 +112,9 @@ class CacheFile:
 
     # The parts that change.  The order of writing is explained in `cacheformat`.
 
-    @property
-    def head(self):
-        """Where the next record goes."""
-        return self._head
-
-    @head.setter
-    def head(self, position):
-        self._head = position
+    def set_head(self, position):
+        """The next record goes there."""
+        self.head = position
         self.map[cacheformat.HEAD] = cacheformat.packed_head(position)
 
     def free(self, position, stop):
@@ -249,7 +244,7 @@ class CacheFile:
     def _map(self):
         self.map = mmap.mmap(self._file.fileno(), self.size)
         self.tid = cacheformat.read_tid(self.map) or b""
-        self._head = START
+        self.head = START
         #: Whether it was closed properly the last time.
         self.was_closed = cacheformat.read_session(self.map) == b""
         found = bytes(self.map[cacheformat.TIDS[0]])

@@ -69,6 +69,7 @@ FORGOTTEN = b"\xff" * 8
 
 _BEGINNING = struct.Struct(">IIQ")
 _RECORD = struct.Struct(">IIQ8s8sI")
+_FREE = struct.Struct(">IQ")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _COUNTERS = struct.Struct(">7Q")
@@ -197,7 +198,7 @@ def ending(oid, start, end):
 
 def free(size):
     """Return the beginning of a free block of `size` bytes."""
-    rest = bytes(4) + _U64.pack(size)
+    rest = _FREE.pack(0, size)
     return _U32.pack(crc32(rest)) + rest
 
 
