@@ -1,10 +1,13 @@
-"""The command line: `python -m zeolite` serves what a configuration file says."""
+"""The command line: `python -m zeolite` serves what a configuration file says.
+
+With the name of a subcommand first, it does something else: see `commands`.
+"""
 
 import argparse
 import pathlib
 import sys
 
-from . import config
+from . import commands, config
 from .errors import ConfigurationError
 from .storageserver import process
 
@@ -20,9 +23,14 @@ directory by default, or an address and a file storage do.
 
 def main(argv=None):
     """Run the command with `argv` (list of str); return the exit status (int)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in commands.NAMES:
+        return commands.main(argv[0], argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m zeolite",
+        usage="%(prog)s [options], or %(prog)s SUBCOMMAND ...",
         description=_DESCRIPTION,
+        epilog=commands.summary(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -40,6 +48,10 @@ def main(argv=None):
         metavar="SECONDS",
         help="how long a transaction may take to commit (default: 30)",
     )
+    if argv and not argv[0].startswith("-"):
+        parser.error(
+            f"there is no subcommand {argv[0]!r}, only {', '.join(commands.NAMES)}"
+        )
     arguments = parser.parse_args(argv)
     try:
         process.serve(_configuration(parser, arguments))

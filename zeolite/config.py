@@ -70,6 +70,14 @@ def seconds(text):
     return number
 
 
+def cache_size(text):
+    """The size of a client's cache in bytes, an int greater than zero."""
+    number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
+    if number < 1:
+        raise ValueError(f"{text!r} is no size for a cache; write bytes, KB, MB or GB")
+    return number
+
+
 def refuse_msgpack(text):
     """False; there is nothing else to choose."""
     if ZConfig.datatypes.asBoolean(text):
@@ -112,6 +120,8 @@ class ClientStorageSection(ZODB.config.BaseConfig):
             name=section.name,
             cache_size=section.cache_size,
             cache=section.cache_path,
+            client=section.client,
+            var=section.var,
             blob_dir=section.blob_dir,
             shared_blob_dir=section.shared_blob_dir,
             blob_cache_size=section.blob_cache_size,

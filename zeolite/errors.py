@@ -34,6 +34,15 @@ class CommitInDoubt(ClientStorageError):
     """
 
 
+class CacheFileError(ClientStorageError):
+    """The file for a client's cache cannot be used.  The message says why, and what
+    to do about it."""
+
+
+class CacheFileInUse(CacheFileError):
+    """Another process, or another storage of this one, has the cache file open."""
+
+
 class ServerException(ClientStorageError):
     """The server raised an exception that has no counterpart on this side.
 

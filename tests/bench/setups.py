@@ -7,7 +7,7 @@ gives a target (see `systems.py`).  It is entered once for each system and row.
 import contextlib
 import os
 
-from .processes import Worker
+from .processes import Worker, run_jobs
 from .systems import FLOOR, answering, available
 
 
@@ -22,6 +22,16 @@ def records(bench, system):
 def name_only(bench, system):
     """Nothing but the name: for what needs a new server in each round."""
     yield system
+
+
+@contextlib.contextmanager
+def filled_cache(bench, system):
+    """A client's cache file that is full of small objects, and closed."""
+    path = str(bench.scratch.fresh("cache"))
+    target = {"system": system, "path": path, "size": bench.sizes.cache_size}
+    parameters = {"target": target, "count": bench.sizes.cached_objects}
+    run_jobs(bench.scratch, ("fill_cache", parameters))
+    yield target
 
 
 def with_idle_clients(count):

@@ -24,6 +24,9 @@ class Sizes:
     #: For the pack: it is to take more than a second.
     packed_objects: int = 30000
     packed_revisions: int = 3
+    cached_objects: int = 1_000_000
+    #: Bytes of a client's cache that has room for these.
+    cache_size: int = 1 << 30
 
 
 QUICK = Sizes(
@@ -36,6 +39,8 @@ QUICK = Sizes(
     large_commits=1,
     settle=0.1,
     packed_objects=3000,
+    cached_objects=10_000,
+    cache_size=16 << 20,
 )
 
 

@@ -22,6 +22,8 @@ _MODULES = {
     "prefetched_loads": "loads",
     "warm_loads": "loads",
     "commits": "commits",
+    "fill_cache": "caches",
+    "open_cache": "caches",
     "idle": "idle",
     "pack": "packing",
     "ping": "packing",

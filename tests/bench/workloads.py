@@ -15,7 +15,14 @@ from collections.abc import Callable
 import psutil
 
 from .processes import Failed, Worker, run_jobs
-from .setups import idle, name_only, records, with_floor_on, with_idle_clients
+from .setups import (
+    filled_cache,
+    idle,
+    name_only,
+    records,
+    with_floor_on,
+    with_idle_clients,
+)
 from .sizes import QUICK
 from .systems import FILE_STORAGE, FLOOR, SERVERS, SYSTEMS, serving
 
@@ -69,6 +76,12 @@ def _warm_loads(bench, target):
         bench.scratch, ("warm_loads", {"target": target, **parameters})
     )
     return [seconds * MICRO]
+
+
+def _opened_cache(bench, target):
+    parameters = {"target": target, "count": bench.sizes.cached_objects}
+    [[seconds, memory]] = run_jobs(bench.scratch, ("open_cache", parameters))
+    return [seconds, memory and memory / 1e6]
 
 
 def _commits(bench, target):
@@ -163,6 +176,15 @@ WORKLOADS = [
     ),
     Workload(("1,000 prefetched loads, ms",), SERVERS, records, _prefetched_loads),
     Workload(("loads from the client cache, µs",), SERVERS, records, _warm_loads),
+    Workload(
+        (
+            "opening a cache file of 1,000,000 objects, s",
+            "memory for the index of that cache, MB",
+        ),
+        SERVERS,
+        filled_cache,
+        _opened_cache,
+    ),
     Workload(("commit of 1 object, µs",), (FILE_STORAGE, *SERVERS), records, _commits),
     *[
         Workload(

@@ -1,5 +1,8 @@
 """The client's cache against a model, and at its edges."""
 
+import sys
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +15,7 @@ SIZE = 64 * 1024
 
 @pytest.fixture
 def cache():
-    cache = ClientCache(SIZE)
+    cache = ClientCache(None, SIZE)
     yield cache
     cache.close()
 
@@ -111,13 +114,72 @@ def test_clear(cache):
 
 
 def test_closed_cache_finds_nothing():
-    cache = ClientCache(SIZE)
+    cache = ClientCache(None, SIZE)
     cache.store(OID, p64(5), None, b"data")
     cache.close()
     cache.close()
     assert cache.loadBefore(OID, maxtid) is None
     cache.store(OID, p64(5), None, b"data")
     cache.invalidate(OID, p64(6))
+
+
+def test_statistics(cache):
+    for number in range(100):
+        cache.store(p64(number), p64(5), None, b"x" * 1000)
+    cache.loadBefore(p64(99), maxtid)
+    cache.loadBefore(p64(99), p64(5))
+    cache.loadBefore(p64(1), maxtid)
+    cache.loadBefore(p64(1), maxtid)
+    cache.has(p64(99), maxtid)
+    found = cache.statistics()
+    assert (found.hits, found.misses, found.hit_rate) == (1, 3, 0.25)
+    assert (found.stores, found.evictions) == (100, 100 - len(cache))
+    assert (found.records, found.size) == (len(cache), SIZE)
+    assert found.bytes == len(cache) * 1040
+
+
+def test_statistics_of_a_new_cache(cache):
+    found = cache.statistics()
+    assert (found.bytes, found.records, found.hit_rate) == (0, 0, 0.0)
+
+
+def test_threads_load_while_one_stores(cache):
+    """What any of them finds is one revision from end to end."""
+    rounds, failures = 3000, []
+    done = threading.Event()
+
+    def load(first):
+        number = first
+        while not done.is_set():
+            number += 1
+            for oid, before in ((p64(number % 20), maxtid), (OID, p64(number % 3000))):
+                found = cache.loadBefore(oid, before)
+                if found is None:
+                    continue
+                data, start, end = found
+                if data != start * 100 or not start < before <= (end or maxtid):
+                    failures.append((oid, before, found))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=load, args=(n,)) for n in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        for tid in range(1, rounds):
+            oid = p64(tid * 7 % 20)
+            cache.invalidate(oid, p64(tid))
+            cache.store(oid, p64(tid), None, p64(tid) * 100)
+            cache.setLastTid(p64(tid))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not failures
+    found = cache.statistics()
+    assert found.hits > 0
+    assert found.moves > 0
 
 
 operations = st.lists(
@@ -134,7 +196,7 @@ operations = st.lists(
 @given(operations)
 def test_never_wrong(operations):
     """Whatever the cache finds is what the server would say."""
-    cache = ClientCache(SIZE)
+    cache = ClientCache(None, SIZE)
     history = {p64(n): [(p64(1), b"%d" % n)] for n in range(7)}
     tid = 1
     try:

@@ -1,89 +1,156 @@
-"""The client's cache of object records: a file of fixed size, written as a ring.
+"""The client's cache of object records: a ring of fixed size, in memory and a file.
 
-    offset 0        4 bytes     "ZLC1"
-    then records, each:
-           +0       4 bytes     size of the whole record, big-endian
-           +4       8 bytes     oid
-          +12       8 bytes     start tid: the commit that wrote this revision
-          +20       8 bytes     end tid: the next commit that changed the object,
-                                zeros while this revision is the current one
-          +28       ...         data
+New records are written at the head of the ring, over what has been there for the
+longest time, so the cache forgets in the order in which it learned.  What was read
+since it was written is moved to the head instead, once for any number of reads, as
+long as that does not hold up whoever stores.
 
-New records are written at the head.  What stands there from the lap before is
-evicted first, so the cache forgets in the order in which it learned.  A record
-never wraps around the end of the file.
+`cacheformat` has the format of the file, and `cachefile` opens it.
 """
 
-import mmap
-import os
-import struct
-import tempfile
+import dataclasses
 import threading
 
+from BTrees.OOBTree import OOTreeSet
 from ZODB.fsIndex import fsIndex
 from ZODB.utils import z64
+from zope.interface import implementer
 
-MAGIC = b"ZLC1"
-_HEADER = struct.Struct(">I8s8s8s")
-_START = len(MAGIC)
-_END_TID = 20
+from ..interfaces import IClientCache
+from . import cacheformat
+from .cachefile import SHARE, CacheFile
+from .cacheformat import FOR_ALL, FOR_LOADING, FORGOTTEN, RECORD_HEADER, START
 
-#: A record may take this share of the cache, 1/n.
-SHARE = 4
+#: At one store, so many records are moved forward at most, of so many bytes.
+_MOVES = 16
+_MOVED_BYTES = 1024 * 1024
+
+# Whether a record was read is noted for each 64 bytes of the file.  A record has
+# that at least, if it has more than 12 bytes of data; smaller ones may share a note.
+_NOTE_SHIFT = 6
+
+# The file's counters are brought up to date with each commit, and every so many
+# stores.
+_SHOW = 64
 
 
+@dataclasses.dataclass(frozen=True)
+class CacheStatistics:
+    """What a cache has done since it was opened."""
+
+    #: Bytes of the file.
+    size: int
+    #: Bytes of it that records take up.
+    bytes: int
+    #: Revisions in the cache.
+    records: int
+    #: Loads that were answered by the cache, and those that were not.
+    hits: int
+    misses: int
+    #: Revisions stored.
+    stores: int
+    #: Revisions forgotten to make room.
+    evictions: int
+    #: Revisions kept when it was their turn, because they had been read.
+    moves: int
+
+    @property
+    def hit_rate(self):
+        """The share of loads that were answered by the cache, a float up to 1."""
+        loads = self.hits + self.misses
+        return self.hits / loads if loads else 0.0
+
+
+@implementer(IClientCache)
 class ClientCache:
-    """A cache of `size` bytes in a temporary file.
+    """A cache of `size` bytes (int), at least 64 KB.
+
+    `path` (str) is its file's, for one process at a time, and is used again with
+    all that is in it, also with another size: then what is youngest is kept.
+    With None the cache is a temporary file.
 
     Any thread loads; only the connection's reader thread changes anything.
 
-    Raises `OSError` if there is no room for the file: it is allocated at once,
-    because a full disk found out later kills a process that maps the file.
+    Raises `CacheFileError` if the file cannot be used, or there is no room: it is
+    allocated at once, because a full disk found out later kills a process that
+    maps the file.
     """
 
-    def __init__(self, size):
-        self._size = max(size, 64 * 1024)
-        self._file = tempfile.TemporaryFile(prefix="zeolite-cache-")
+    def __init__(self, path, size):
+        self._lock = threading.Lock()  # Guards all of the below and the file.
+        self._file = CacheFile(path, size)
         try:
-            os.posix_fallocate(self._file.fileno(), 0, self._size)
-            self._map = mmap.mmap(self._file.fileno(), self._size)
+            self._reset()
+            if not self._file.recover(self._recovered):
+                self._reset()
+                self._file.set_aside("a record does not check")
+            self._map = self._file.map
+            self._size = self._file.size
+            if not self._file.tid:
+                # Without it there is no telling what has changed since.
+                self._clear()
         except BaseException:
             self._file.close()
             raise
-        self._map[:_START] = MAGIC
-        self._lock = threading.Lock()  # Guards all of the below and the map.
-        self._tid = None
-        self._closed = False
-        self._reset()
+        self.path = self._file.path
+        self._tid = self._file.tid or None
+        self._read = bytearray((self._size >> _NOTE_SHIFT) + 1)
+        self._hits = self._misses = self._stores = self._evictions = self._moves = 0
+        self._write_counters()
 
     def _reset(self):
         self._current = fsIndex()  # oid -> position
-        self._earlier = {}  # oid -> {start tid: position}
-        self._head = _START  # Where the next record goes.
-        self._old = _START  # The first record of the lap before, at or after head.
-        self._old_end = _START  # Where that lap ended.
+        self._earlier = OOTreeSet()  # oid + start tid + position (6 bytes)
+        self._count = 0  # Records that these two have,
+        self._bytes = 0  # and what they take up.
+
+    def _recovered(self, position, oid, start, end):
+        """Index a record that was found in the file."""
+        if end == FORGOTTEN:
+            return
+        if end == z64:
+            self._current[oid] = position
+        else:
+            self._earlier.insert(_key(oid, start, position))
+        self._count += 1
+        self._bytes += cacheformat.block_at(self._file.map, position)[1]
 
     def close(self):
         """Give the file back.  What is loaded afterwards is not found."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            if self._map is not None:
+                self._write_counters()
+                self._map = None
                 self._reset()
-                self._map.close()
                 self._file.close()
 
     def __len__(self):
         """The number of records."""
         with self._lock:
-            return len(self._current) + sum(map(len, self._earlier.values()))
+            return self._count
 
     def contents(self):
         """Return a list of (oid, start tid) of all records."""
         with self._lock:
-            found = [(oid, self._read(pos)[1]) for oid, pos in self._current.items()]
-            for oid, revisions in self._earlier.items():
-                found += [(oid, start) for start in revisions]
-            return found
+            found = [
+                (oid, self._map[position + 16 : position + 24])
+                for oid, position in self._current.items()
+            ]
+            return found + [(key[:8], key[8:16]) for key in self._earlier]
+
+    def statistics(self):
+        """Return the `CacheStatistics`."""
+        with self._lock:
+            return CacheStatistics(
+                self._size,
+                self._bytes,
+                self._count,
+                self._hits,
+                self._misses,
+                self._stores,
+                self._evictions,
+                self._moves,
+            )
 
     # The last tid.
 
@@ -93,7 +160,11 @@ class ClientCache:
 
     def setLastTid(self, tid):
         """All invalidations up to `tid` have been applied."""
-        self._tid = tid
+        with self._lock:
+            self._tid = tid
+            if self._map is not None:
+                self._file.set_tid(tid)
+                self._write_counters()
 
     # Loading.
 
@@ -103,41 +174,66 @@ class ClientCache:
         Returns None if it is not in the cache.
         """
         with self._lock:
+            # The usual case, and so written out.
             position = self._current.get(oid)
             if position is not None:
-                data, start, _ = self._read(position)
+                size, start = FOR_LOADING.unpack_from(self._map, position)
                 if start < tid:
+                    self._hits += 1
+                    self._read[position >> _NOTE_SHIFT] = 1
+                    data = self._map[position + RECORD_HEADER : position + size]
                     return data, start, None
-            revisions = self._earlier.get(oid)
-            if revisions:
-                start = max((s for s in revisions if s < tid), default=None)
-                if start is not None:
-                    data, start, end = self._read(revisions[start])
-                    if tid <= end:
-                        return data, start, end
-            return None
+            position = self._earlier_before(oid, tid)
+            if position is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._read[position >> _NOTE_SHIFT] = 1
+            size, _, start, end = FOR_ALL.unpack_from(self._map, position)
+            return self._map[position + RECORD_HEADER : position + size], start, end
 
     def has(self, oid, tid):
         """Whether `loadBefore` would find it."""
-        return self.loadBefore(oid, tid) is not None
+        with self._lock:
+            position = self._current.get(oid)
+            if position is not None and self._start(position) < tid:
+                return True
+            return self._earlier_before(oid, tid) is not None
+
+    def _earlier_before(self, oid, tid):
+        """Return the position of the earlier revision that was right before `tid`."""
+        key = self._last_key(oid + tid)
+        if key is not None and key[:8] == oid:
+            position = _position(key)
+            if tid <= self._map[position + 24 : position + 32]:
+                return position
+        return None
+
+    def _last_key(self, limit):
+        """Return the greatest key of an earlier revision up to `limit`, or None."""
+        if not self._earlier:
+            return None
+        try:
+            return self._earlier.maxKey(limit)
+        except ValueError:
+            return None
 
     # Changing.
 
     def store(self, oid, start, end, data):
-        """Keep a revision; `end` is None if it is the current one."""
-        size = _HEADER.size + len(data)
-        if size > self._size // SHARE:
+        """Keep a revision; `end` is None if it is the current one.
+
+        A revision larger than a quarter of the cache is not kept.
+        """
+        if RECORD_HEADER + len(data) > self._size // SHARE:
             return
         with self._lock:
-            if self._closed or self._known(oid, start, end):
+            if self._map is None or self._known(oid, start, end):
                 return
-            position = self._allocate(size)
-            _HEADER.pack_into(self._map, position, size, oid, start, end or z64)
-            self._map[position + _HEADER.size : position + size] = data
-            if end is None:
-                self._current[oid] = position
-            else:
-                self._earlier.setdefault(oid, {})[start] = position
+            self._stores += 1
+            self._append(cacheformat.record(oid, start, end, data))
+            if self._stores % _SHOW == 0:
+                self._write_counters()
 
     def invalidate(self, oid, tid):
         """The current revision of `oid` ended with the commit `tid`.
@@ -148,64 +244,145 @@ class ClientCache:
             position = self._current.get(oid)
             if position is None:
                 return
-            start = self._map[position + 12 : position + _END_TID]
-            if tid is not None and tid <= start:
-                return  # It was loaded after that commit.
-            del self._current[oid]
-            if tid is not None:
-                where = position + _END_TID
-                self._map[where : where + 8] = tid
-                self._earlier.setdefault(oid, {})[start] = position
+            start = self._start(position)
+            if tid is None:
+                self._forget(oid, start, position)
+            elif tid > start:  # Else it was loaded after that commit.
+                self._file.end(position, oid, start, tid)
+                del self._current[oid]
+                self._earlier.insert(_key(oid, start, position))
 
     def clear(self):
         """Forget everything."""
         with self._lock:
             self._tid = None
-            self._reset()
+            if self._map is not None:
+                self._clear()
 
-    # The ring.
+    def _clear(self):
+        self._reset()
+        self._file.free(START, self._size)
+        self._file.set_tid(None)
+        self._file.set_head(START)
 
-    def _read(self, position):
-        size, _, start, end = _HEADER.unpack_from(self._map, position)
-        return self._map[position + _HEADER.size : position + size], start, end
+    def _forget(self, oid, start, position):
+        """Forget a current revision that may not be current any more."""
+        self._file.end(position, oid, start, FORGOTTEN)
+        del self._current[oid]
+        self._count -= 1
+        self._bytes -= cacheformat.block_at(self._map, position)[1]
 
     def _known(self, oid, start, end):
         """Whether there is no need to store; forgets what would contradict."""
-        if start in self._earlier.get(oid, ()):
+        key = self._last_key(oid + start + b"\xff" * 6)
+        if key is not None and key[:16] == oid + start:
             return True
         position = self._current.get(oid)
         if position is None:
             return False
-        present = self._map[position + 12 : position + _END_TID]
+        present = self._start(position)
         if end is not None:
             return present == start
         if present >= start:
             return True
         # When the present one ended is not known.
-        del self._current[oid]
+        self._forget(oid, present, position)
         return False
 
-    def _allocate(self, size):
-        """Return a position with room for `size` bytes."""
-        if self._head + size > self._size:
-            self._evict(self._old_end)
-            self._old_end = self._head
-            self._head = self._old = _START
-        position = self._head
-        self._head += size
-        self._evict(min(self._head, self._old_end))
-        return position
+    def _start(self, position):
+        return self._map[position + 16 : position + 24]
 
-    def _evict(self, end):
-        """Forget the records of the lap before that begin before `end`."""
-        while self._old < end:
-            size, oid, start, _ = _HEADER.unpack_from(self._map, self._old)
-            if self._current.get(oid) == self._old:
-                del self._current[oid]
-            else:
-                revisions = self._earlier.get(oid)
-                if revisions and revisions.get(start) == self._old:
-                    del revisions[start]
-                    if not revisions:
-                        del self._earlier[oid]
-            self._old += size
+    def _write_counters(self):
+        self._map[cacheformat.COUNTERS] = cacheformat.counters(
+            (
+                self._hits,
+                self._misses,
+                self._stores,
+                self._evictions,
+                self._moves,
+                self._bytes,
+                self._count,
+            )
+        )
+
+    # The ring.
+
+    def _append(self, record):
+        """Write a record at the head, and behind it what is worth moving there."""
+        waiting = self._put(record)
+        moves, room = _MOVES, min(_MOVED_BYTES, self._size // 8)
+        while waiting and moves:
+            record = waiting.pop(0)
+            room -= len(record)
+            if room < 0:
+                break
+            moves -= 1
+            self._moves += 1
+            self._evictions -= 1
+            waiting += self._put(record)
+
+    def _put(self, record):
+        """Write a record; return those that had to go and were read since."""
+        space = cacheformat.aligned(len(record))
+        head, removed = self._file.head, []
+        if head + space > self._size:
+            # A record never wraps around the end.
+            self._free(head, self._size, removed)
+            head = START
+        stop = self._free(head, head + space, removed)
+        self._file.write(head, record, stop)
+        behind = head + space
+        self._file.set_head(behind if behind < self._size else START)
+        self._read[head >> _NOTE_SHIFT] = 0
+        self._count += 1
+        self._bytes += space
+        oid, end = record[8:16], record[24:32]
+        if end == z64:
+            self._current[oid] = head
+        else:
+            self._earlier.insert(_key(oid, record[16:24], head))
+        return removed
+
+    def _free(self, position, limit, removed):
+        """Make one free block up to `limit` at least; return where it ends.
+
+        Records in it that are worth moving are added to `removed`.
+        """
+        size, space = cacheformat.block_at(self._map, position)
+        if not size and position + space >= limit:
+            return position + space  # It is one already.
+        stop = position
+        while stop < limit:
+            size, space = cacheformat.block_at(self._map, stop)
+            if size and self._remove(stop, space):
+                if self._read[stop >> _NOTE_SHIFT]:
+                    removed.append(self._map[stop : stop + size])
+            stop += space
+        self._file.free(position, stop)
+        return stop
+
+    def _remove(self, position, space):
+        """Take a record out of the index; return whether it was there.
+
+        One that was forgotten, or whose end tid was torn, was not.
+        """
+        _, oid, start, _ = FOR_ALL.unpack_from(self._map, position)
+        if self._current.get(oid) == position:
+            del self._current[oid]
+        else:
+            key = _key(oid, start, position)
+            if key not in self._earlier:
+                return False
+            self._earlier.remove(key)
+        self._count -= 1
+        self._bytes -= space
+        self._evictions += 1
+        return True
+
+
+def _key(oid, start, position):
+    return oid + start + position.to_bytes(6, "big")
+
+
+def _position(key):
+    return int.from_bytes(key[16:], "big")

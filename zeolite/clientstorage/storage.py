@@ -10,19 +10,21 @@ import logging
 import threading
 import time
 
+import ZODB.event
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
+from ..interfaces import StaleCache
 from ..wire.channel import format_address
 from . import addresses
-from .cache import ClientCache
 from .connection import Connection
 from .history import filtered_undo_log
 from .indoubt import check_not_committed
 from .interfaces import provide
 from .iteration import TransactionIterator, copy_transactions, drop_iterators
+from .opencache import open_cache
 from .transaction import ClientTransaction, extension_of
 from .view import View
 
@@ -35,9 +37,6 @@ _LATER = {
     "blob_dir": "blobs",
     "shared_blob_dir": "blobs",
     "blob_cache_size": "blobs",
-    "cache": "a persistent cache",
-    "client": "a persistent cache",
-    "var": "a persistent cache",
     "ssl": "TLS",
     "ssl_server_hostname": "TLS",
     "read_only_fallback": "falling back to a read-only server",
@@ -58,7 +57,14 @@ class ClientStorage(ConflictResolvingStorage):
     storage
         Name (str) of the storage on the server.
     cache_size
-        Size (int, bytes) of the cache.
+        Size (int, bytes) of the cache's file, at least 64 KB.
+    cache
+        Path (str) of the cache's file, which is used again by the next process; or
+        an object that provides `zeolite.interfaces.IClientCache`, which is closed
+        with the storage.  Without it the cache is a temporary file.
+    client, var
+        The older way to name the cache's file, if there is no `cache`: it is
+        CLIENT-STORAGE.zec in the directory `var` (str), the current one by default.
     name
         Name (str) of this storage, for messages.
     wait_timeout
@@ -82,7 +88,8 @@ class ClientStorage(ConflictResolvingStorage):
     They raise `NotImplementedError` if they are used.
 
     Raises `zeolite.errors.ClientDisconnected` if `wait` is true and there is no
-    connection in time.
+    connection in time, `CacheFileError` if the cache's file cannot be used, and
+    `CacheFileInUse` if another storage has it.
 
     Any number of threads may use a storage.  `_lock` guards the list of new oids.
     """
@@ -135,8 +142,8 @@ class ClientStorage(ConflictResolvingStorage):
         # What belongs to transactions that are records of another storage and
         # have no place for it.
         self._strangers = {}
-        self._cache = ClientCache(cache_size)
-        self._view = View(self._cache, self.__name__, self._connected)
+        self._cache = open_cache(cache, client, var, storage, cache_size)
+        self._view = View(self._cache, self.__name__, self._connected, self._stale)
         self._connection = Connection(
             self._view,
             addrs,
@@ -201,6 +208,15 @@ class ClientStorage(ConflictResolvingStorage):
         """Return the server's statistics of this storage, a dictionary."""
         return self._call("server_status")
 
+    def cache_statistics(self):
+        """Return the cache's `CacheStatistics`: hits, misses, bytes and more.
+
+        They count from when the storage was opened.  None for a cache object that
+        was given and has no method `statistics`.
+        """
+        statistics = getattr(self._cache, "statistics", None)
+        return statistics and statistics()
+
     # Reading.
 
     def lastTransaction(self):
@@ -227,7 +243,8 @@ class ClientStorage(ConflictResolvingStorage):
 
     def prefetch(self, oids, tid):
         """Ask for objects without waiting for them; loading them will wait."""
-        wanted = [oid for oid in oids if not self._cache.has(oid, tid)]
+        has = getattr(self._cache, "has", self._cache.loadBefore)
+        wanted = [oid for oid in oids if not has(oid, tid)]
         if wanted:
             self._connection.link().loads(wanted, tid, self._view.loaded)
 
@@ -466,3 +483,6 @@ class ClientStorage(ConflictResolvingStorage):
 
     def _connected(self, info):
         provide(self, info.get("interfaces", ()))
+
+    def _stale(self):
+        ZODB.event.notify(StaleCache(self))

@@ -6,6 +6,10 @@ says takes effect in the order in which it was said.  Any thread reads it.
 
 import logging
 import threading
+import time
+
+from persistent.timestamp import TimeStamp
+from ZODB.utils import z64
 
 from .connection import Refused
 
@@ -15,21 +19,24 @@ logger = logging.getLogger(__name__)
 class View:
     """Applies what the server says.
 
-    `cache` is a `ClientCache`, `name` is for messages, `on_connected` is called
-    with what the server tells about the storage.
+    `cache` provides `IClientCache`, `name` is for messages.  `on_connected` is
+    called with what the server tells about the storage, `on_stale` when the cache
+    is too old to be brought up to date.
     """
 
-    def __init__(self, cache, name, on_connected):
+    def __init__(self, cache, name, on_connected, on_stale):
         self.cache = cache
         self.database = None
-        #: The last transaction whose changes have been applied, or None.
-        self.last_tid = None
+        #: The last transaction whose changes have been applied, or None.  With a
+        #: persistent cache transactions can be read before there is a connection.
+        self.last_tid = _last_tid(cache)
         self.info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
         self._name = name
         # A database registers either before a transaction is shown, and is told
         # of it, or after that.
         self._lock = threading.Lock()
         self._on_connected = on_connected
+        self._on_stale = on_stale
 
     def register(self, database):
         """Tell `database` of changes from now on.  For any thread."""
@@ -41,29 +48,71 @@ class View:
     def verify(self, ask, tid):
         """Find out what has changed since the connection was lost.
 
-        Returns the tid up to which all is known.
+        `tid` is the server's last transaction.  Returns the tid up to which all is
+        known.  What may be found:
+
+        - The cache is empty and nobody has read anything: there is nothing to do.
+        - The cache is up to date: its last transaction is the server's.
+        - The server tells what has changed, from its queue or by iterating over
+          its storage; these objects are forgotten.
+        - The server cannot tell: `on_stale` is called, all is forgotten.
+        - The cache is newer than the server's data.  `Refused` is raised: whichever
+          of them is wrong, no object may be read from both.
         """
-        known = self.cache.getLastTid()
+        known = self._known()
         if known is not None and known > tid:
-            raise Refused(
-                f"the cache has transaction {known.hex()}, and the server's last one "
-                f"is {tid.hex()}: it has other data, or was restored from a backup"
-            )
+            raise Refused(self._is_newer(known, tid))
         if known is not None and known != tid:
             changed = ask("getInvalidations", known)
             if changed is None:
-                logger.critical(
-                    "%s: away for too long, forgetting the cache", self._name
-                )
+                self._is_stale(known, tid)
                 self.cache.clear()
                 self._forget_all(tid)
             else:
                 tid, oids = changed
                 for oid in oids:
                     self.cache.invalidate(oid, None)
+                logger.info(
+                    "%s: the cache is brought up to date: %s objects have changed "
+                    "since transaction %s",
+                    self._name,
+                    len(oids),
+                    _shown(known),
+                )
                 self._apply(tid, oids)
         self._apply(tid, ())
         return tid
+
+    def _known(self):
+        """Return the last transaction that cache and database both know of."""
+        tids = _last_tid(self.cache), self.last_tid
+        return min((tid for tid in tids if tid is not None), default=None)
+
+    def _is_newer(self, known, tid):
+        path = getattr(self.cache, "path", None)
+        if path is None:
+            what, remedy = "this client", "restart this client"
+        else:
+            what = f"the cache {path}"
+            remedy = f"stop this client, remove {path}, and start it again"
+        return (
+            f"{what} knows transaction {_shown(known)}, but the last one of the server "
+            f"is {_shown(tid)}: it has another database, or one that was restored from "
+            f"an older copy; if it was really restored, {remedy}"
+        )
+
+    def _is_stale(self, known, tid):
+        logger.critical(
+            "%s: away for too long: the server cannot tell what has changed between "
+            "transactions %s and %s; emptying the cache",
+            self._name,
+            _shown(known),
+            _shown(tid),
+        )
+        try:
+            self._on_stale()
+        except Exception:
+            logger.exception("%s: an error in a subscriber of StaleCache", self._name)
 
     def _forget_all(self, tid):
         """Have the database forget what it has; all is new as of `tid`."""
@@ -143,3 +192,16 @@ class View:
                 if data is not None:
                     self.cache.store(oid, tid, None, data)
         return tid
+
+
+def _last_tid(cache):
+    """Return a cache's last tid, or None; some say zeros for that, as ZEO's does."""
+    tid = cache.getLastTid()
+    return None if tid == z64 else tid
+
+
+def _shown(tid):
+    """Return a tid (str) for people, with its time."""
+    when = TimeStamp(tid).timeTime()
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
+    return f"{tid.hex()} ({text})"

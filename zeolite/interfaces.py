@@ -1,0 +1,69 @@
+"""What users may implement, and the events that they may subscribe to.
+
+Events are notified with `ZODB.event.notify`, which gives them to the functions in
+`zope.event.subscribers` if the package zope.event is installed.
+"""
+
+from zope.interface import Interface
+
+
+class StaleCache:
+    """A client was away for too long, and its cache is about to be emptied.
+
+    `storage` is the `ClientStorage`.  Notified in the thread that the storage reads
+    its connection with: a subscriber must not ask the storage for anything, but
+    may, for example, arrange for the process to be restarted.
+    """
+
+    def __init__(self, storage):
+        self.storage = storage
+
+
+class IClientCache(Interface):
+    """A cache of object records, for `ClientStorage`'s argument `cache`.
+
+    An oid and a tid are 8 bytes each.  Any thread may load and ask for the last
+    tid at any time.  All else is called by one thread at a time, in the order in
+    which the server's messages arrived.
+
+    Whatever is found has to be right: a cache may forget all, but no invalidation.
+    """
+
+    def loadBefore(oid, tid):
+        """Return (data, start tid, end tid) of the last revision before `tid`.
+
+        The end tid is None if the revision is the current one.  Returns None if
+        that revision is not known; an older one is not an answer.
+        """
+
+    def store(oid, start_tid, end_tid, data):
+        """Keep a revision, or do not.
+
+        `data` (bytes) was committed by the transaction `start_tid`, and replaced by
+        the transaction `end_tid`, or is current if that is None.  What is known of
+        the object may already be newer.
+        """
+
+    def invalidate(oid, tid):
+        """The object has changed.
+
+        The current revision ends with the transaction `tid`, unless that is its
+        start or before.  If `tid` is None it is not known when the object changed,
+        and the current revision is to be forgotten.
+        """
+
+    def getLastTid():
+        """Return the tid that was set last, None if none was or all was cleared."""
+
+    def setLastTid(tid):
+        """All changes up to the transaction `tid` have been told.
+
+        A persistent cache must not keep this without the invalidations before it.
+        """
+
+    def clear():
+        """Forget everything, the last tid as well."""
+
+    def close():
+        """The storage is closed; nothing will be called any more but `loadBefore`,
+        which may return None."""
