@@ -263,7 +263,7 @@ class ClientCache:
         self._reset()
         self._file.free(START, self._size)
         self._file.set_tid(None)
-        self._file.set_head(START)
+        self._file.head = START
 
     def _forget(self, oid, start, position):
         """Forget a current revision that may not be current any more."""
@@ -274,9 +274,10 @@ class ClientCache:
 
     def _known(self, oid, start, end):
         """Whether there is no need to store; forgets what would contradict."""
-        key = self._last_key(oid + start + b"\xff" * 6)
-        if key is not None and key[:16] == oid + start:
-            return True
+        if self._earlier:
+            key = self._last_key(oid + start + b"\xff" * 6)
+            if key is not None and key[:16] == oid + start:
+                return True
         position = self._current.get(oid)
         if position is None:
             return False
@@ -293,16 +294,15 @@ class ClientCache:
         return self._map[position + 16 : position + 24]
 
     def _write_counters(self):
-        self._map[cacheformat.COUNTERS] = cacheformat.counters(
-            (
-                self._hits,
-                self._misses,
-                self._stores,
-                self._evictions,
-                self._moves,
-                self._bytes,
-                self._count,
-            )
+        self._map[cacheformat.HEAD_AND_COUNTERS] = cacheformat.head_and_counters(
+            self._file.head,
+            self._hits,
+            self._misses,
+            self._stores,
+            self._evictions,
+            self._moves,
+            self._bytes,
+            self._count,
         )
 
     # The ring.
@@ -310,6 +310,8 @@ class ClientCache:
     def _append(self, record):
         """Write a record at the head, and behind it what is worth moving there."""
         waiting = self._put(record)
+        if not waiting:
+            return
         moves, room = _MOVES, min(_MOVED_BYTES, self._size // 8)
         while waiting and moves:
             record = waiting.pop(0)
@@ -332,7 +334,7 @@ class ClientCache:
         stop = self._free(head, head + space, removed)
         self._file.write(head, record, stop)
         behind = head + space
-        self._file.set_head(behind if behind < self._size else START)
+        self._file.head = behind if behind < self._size else START
         self._read[head >> _NOTE_SHIFT] = 0
         self._count += 1
         self._bytes += space

@@ -85,7 +85,7 @@ class CacheFile:
             head = stop
         self._begin()
         self.free(stop, self.size)
-        self.set_head(head)
+        self.head = head
         return True
 
     def set_aside(self, why):
@@ -112,11 +112,6 @@ class CacheFile:
 
     # The parts that change.  The order of writing is explained in `cacheformat`.
 
-    def set_head(self, position):
-        """The next record goes there."""
-        self.head = position
-        self.map[cacheformat.HEAD] = cacheformat.packed_head(position)
-
     def free(self, position, stop):
         """Make one free block of what lies between."""
         if position < stop:
@@ -125,10 +120,10 @@ class CacheFile:
 
     def write(self, position, record, stop):
         """Write a record at the beginning of a free block that ends at `stop`."""
-        beginning = cacheformat.ALIGNMENT
         self.free(position + cacheformat.aligned(len(record)), stop)
-        self.map[position + beginning : position + len(record)] = record[beginning:]
-        self.map[position : position + beginning] = record[:beginning]
+        beginning = position + cacheformat.ALIGNMENT
+        self.map[beginning : position + len(record)] = record[cacheformat.ALIGNMENT :]
+        self.map[position:beginning] = record[: cacheformat.ALIGNMENT]
 
     def end(self, position, oid, start, end):
         """Write the end tid of a record."""

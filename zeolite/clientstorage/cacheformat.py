@@ -58,8 +58,8 @@ ALIGNMENT = 16
 
 SESSION = slice(16, 36)
 TIDS = slice(36, 48), slice(48, 60)
-HEAD = slice(64, 72)
-COUNTERS = slice(72, 128)
+_HEAD = slice(64, 72)
+HEAD_AND_COUNTERS = slice(64, 128)
 
 #: Bytes of a record before its data.
 RECORD_HEADER = 36
@@ -70,9 +70,11 @@ FORGOTTEN = b"\xff" * 8
 _BEGINNING = struct.Struct(">IIQ")
 _RECORD = struct.Struct(">IIQ8s8sI")
 _FREE = struct.Struct(">IQ")
+_MIDDLE = struct.Struct(">I8s8s")
+_FREE = struct.Struct(">IQ")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
-_COUNTERS = struct.Struct(">7Q")
+_HEAD_AND_COUNTERS = struct.Struct(">8Q")
 
 #: For records in a mapped file: size, start tid.
 FOR_LOADING = struct.Struct(">4xI8x8s")
@@ -98,7 +100,7 @@ def header(size, tid=None, head=START):
     """
     start = _MAGIC + _VERSION + _sealed_size(size) + session()
     start += sealed_tid(tid) * 2
-    return start.ljust(HEAD.start, b"\0") + _U64.pack(head) + bytes(7 * 8)
+    return start.ljust(_HEAD.start, b"\0") + head_and_counters(head, *bytes(7))
 
 
 def _sealed_size(size):
@@ -160,20 +162,16 @@ def read_tid(buffer):
     return tid if tid != z64 else None
 
 
-def packed_head(position):
-    return _U64.pack(position)
-
-
 def read_head(buffer):
-    return _U64.unpack(buffer[HEAD])[0]
+    return _U64.unpack(buffer[_HEAD])[0]
 
 
-def counters(numbers):
-    return _COUNTERS.pack(*numbers)
+def head_and_counters(*numbers):
+    return _HEAD_AND_COUNTERS.pack(*numbers)
 
 
 def read_counters(buffer):
-    return _COUNTERS.unpack(buffer[COUNTERS])
+    return _HEAD_AND_COUNTERS.unpack(buffer[HEAD_AND_COUNTERS])[1:]
 
 
 # Blocks.
@@ -186,9 +184,10 @@ def aligned(size):
 
 def record(oid, start, end, data):
     """Return a record (bytes); `end` is None for a current revision."""
-    middle = _U32.pack(RECORD_HEADER + len(data)) + oid + start
-    check = crc32(data, crc32(middle))
-    return b"".join((_U32.pack(check), middle, ending(oid, start, end or z64), data))
+    middle = _MIDDLE.pack(RECORD_HEADER + len(data), oid, start)
+    end = end or z64
+    seal = _U32.pack(crc32(end, crc32(middle[4:])))
+    return b"".join((_U32.pack(crc32(data, crc32(middle))), middle, end, seal, data))
 
 
 def ending(oid, start, end):
