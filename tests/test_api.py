@@ -224,7 +224,6 @@ def test_clientstorage_section(serve):
     [
         ("cache-path x", "cache"),
         ("blob-dir x", "blob_dir"),
-        ("read-only-fallback on", "read_only_fallback"),
         ("<ssl>\ncertificate x\n</ssl>", "TLS"),
     ],
 )
