@@ -1,12 +1,13 @@
 """What users may listen to.
 
-A server tells of its life through `ZODB.event`, for instance so that a subscriber
-can announce the port which the system has chosen::
+A server tells of its life through `ZODB.event`, which needs the package zope.event,
+for instance so that a subscriber can announce the port which the system has chosen::
 
     import zope.event
+    from zeolite.interfaces import Serving
 
     def announce(event):
-        if isinstance(event, zeolite.interfaces.Serving):
+        if isinstance(event, Serving):
             print(event.address)
 
     zope.event.subscribers.append(announce)

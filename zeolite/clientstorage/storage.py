@@ -243,11 +243,14 @@ class ClientStorage(ConflictResolvingStorage):
         return self._view.last_tid or z64
 
     def loadBefore(self, oid, tid):
-        found = self._cache.loadBefore(oid, tid)
+        try:
+            found = self._cache.loadBefore(oid, tid)
+        except Exception:
+            _check_ids(oid, tid)
+            raise
         if found is not None:
             return found
-        check_id("oid", oid)
-        check_id("tid", tid)
+        _check_ids(oid, tid)
         while True:
             link = self._connection.link()
             try:
@@ -523,3 +526,8 @@ class ClientStorage(ConflictResolvingStorage):
 
     def _connected(self, info):
         provide(self, info.get("interfaces", ()))
+
+
+def _check_ids(oid, tid):
+    check_id("oid", oid)
+    check_id("tid", tid)
