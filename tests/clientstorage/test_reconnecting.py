@@ -239,7 +239,7 @@ def race(serve, seed, commits):
             for _ in range(50):
                 serial = storage.getTid(oid)
                 storage.tpc_begin(txn)
-                storage.store(oid, serial, os.urandom(100), "", txn)
+                storage.store(oid, serial, b"data" + os.urandom(90), "", txn)
                 try:
                     storage.tpc_vote(txn)
                 except ConflictError:

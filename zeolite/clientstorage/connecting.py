@@ -308,8 +308,8 @@ class _Attempt:
             _register(link, request)
             if request.keep_alive:
                 link.notice_silence(request.keep_alive)
-        except BaseException as error:
-            link.lose(error)
+        except BaseException:
+            link.lose("it did not come about")
             raise
         return link
 

@@ -114,6 +114,7 @@ class Connection:
             self._reasons.clear()
             self._refusal = None
             self._cancel_searches()
+            self._condition.notify_all()
 
     def _cancel_searches(self):
         for search in (self._search, self._second_search):
