@@ -242,7 +242,10 @@ class Link:
         """
         call = self.call(name, args)
         while not call.is_done:
-            message = self.receive(deadline)
+            try:
+                message = self.receive(deadline)
+            except PeerSilent:
+                raise ConnectionLost(f"it did not answer {name!r} in time") from None
             message_id, flag, said, result = message
             if said == messages.REPLY:
                 self.reply(message_id, flag, result)
