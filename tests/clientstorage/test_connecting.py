@@ -15,7 +15,7 @@ from tests.support import deadservers
 from tests.support.blocking import Gate
 from tests.support.fakeserver import FIRST_TID, FakeServer
 from tests.support.processes import free_port
-from zeolite.clientstorage import connecting
+from zeolite.clientstorage import connecting, connection
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ProtocolError
 from zeolite.storageserver.server import StorageServer
@@ -190,6 +190,33 @@ def greeting_and_leaving():
         accepting.join()
 
 
+class TestDelays:
+    def test_vary_so_that_not_all_clients_come_at_once(self):
+        search = connecting.Search([1], None, 100, None, None, None)
+        delays = [search._delay() for _ in range(100)]
+        assert 75 <= min(delays) < 90 and 110 < max(delays) <= 125
+
+    def test_lost_connection_is_not_waited_for(self, stack, fake, monkeypatch):
+        """The next one is tried at once, however long the delays are."""
+        monkeypatch.setattr(connection, "SHORT", 0)
+        opening = open_in_background(stack, fake.address, disconnect_poll=1000)
+        script = fake.accept()
+        storage = opening.result()
+        script.close()
+        settle(storage, fake.accept())
+
+    def test_server_that_closes_at_once_is_not_tried_at_once(
+        self, stack, fake, monkeypatch
+    ):
+        monkeypatch.setattr(connection, "SHORT", 1000)
+        opening = open_in_background(stack, fake.address, disconnect_poll=1000)
+        script = fake.accept()
+        storage = opening.result()
+        script.close()
+        wait_until(lambda: not storage.is_connected())
+        assert storage._connection._search is None
+
+
 class TestReasons:
     """What `ClientDisconnected` says of each address."""
 
@@ -349,6 +376,57 @@ class TestFallback:
         load = Background(storage.loadBefore, OID, maxtid)
         better.answer("loadBefore", (b"new", p64(5), None))
         assert load.result() == (b"new", p64(5), None)
+
+    def test_iterators_go_on(self, pair):
+        """In the midst of the transactions, and of the records of one."""
+        storage, script, writable = pair
+        iterator = Background(storage.iterator)
+        script.answer("iterator_start", 1)
+        iterator = iterator.result()
+        advance = Background(next, iterator)
+        script.answer("iterator_next", (p64(3), " ", b"", b"", {}))
+        records = iter(advance.result())
+        record = Background(next, records)
+        script.answer("iterator_record_start", 2)
+        for oid in (1, 2):
+            script.answer("iterator_record_next", (p64(oid), p64(3), b"", None))
+        assert record.result().oid == p64(1)
+        writable.open_listener()
+        better = writable.accept()
+        settle(storage, better)
+        assert next(records).oid == p64(2)  # It had come already.
+        record = Background(next, records)
+        assert better.answer("iterator_start", 8) == (p64(3), None)
+        transaction = p64(3), " ", b"", b"", {}
+        assert better.answer("iterator_next", transaction) == (8,)
+        assert better.answer("iterator_record_start", 9) == (8, p64(3))
+        for oid in (1, 2, 3):
+            better.answer("iterator_record_next", (p64(oid), p64(3), b"", None))
+        assert record.result().oid == p64(3)
+        advance = Background(next, iterator)
+        while True:  # Records are asked for ahead.
+            message_id, _, name, args = better.read()
+            if name == "iterator_next":
+                break
+        assert args == (8,)
+        better.reply(message_id, (p64(4), " ", b"", b"", {}))
+        assert advance.result().tid == p64(4)
+
+    def test_iterator_between_two_transactions_goes_on(self, pair):
+        storage, script, writable = pair
+        iterator = Background(storage.iterator, p64(2), p64(9))
+        script.answer("iterator_start", 1)
+        iterator = iterator.result()
+        advance = Background(next, iterator)
+        script.answer("iterator_next", (p64(3), " ", b"", b"", {}))
+        advance.result()
+        advance = Background(next, iterator)
+        script.expect("iterator_next")
+        writable.open_listener()
+        better = writable.accept()
+        assert better.answer("iterator_start", 8) == (p64(4), p64(9))
+        better.answer("iterator_next", (p64(4), " ", b"", b"", {}))
+        assert advance.result().tid == p64(4)
 
     def test_does_not_move_to_one_that_is_behind(self, pair):
         storage, script, writable = pair

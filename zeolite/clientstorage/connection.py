@@ -28,6 +28,10 @@ from .link import deadline_in
 
 logger = logging.getLogger(__name__)
 
+#: Seconds.  After a connection that lasted for less there is a pause; after any
+#: other the search for the next one begins at once.
+SHORT = 1
+
 #: Why a connection may be lost or not come about.
 _EXPECTED = (Refused, ConnectionLost, ProtocolError, ClientDisconnected, OSError)
 
@@ -180,10 +184,11 @@ class Connection:
                     self._stay(link)
             except Exception as error:
                 self._failed(self._addresses[0], error)
-            if time.monotonic() - since < self._poll:
+            pause = min(self._poll, SHORT)
+            if time.monotonic() - since < pause:
                 with self._condition:  # Do not spin if it goes wrong at once.
                     if not (self._closed or self._better_link):
-                        self._condition.wait(self._poll * random.uniform(0.75, 1.25))
+                        self._condition.wait(pause * random.uniform(0.75, 1.25))
         if self._better_link is not None:
             self._better_link.lose("the storage is closed")
 

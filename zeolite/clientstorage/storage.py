@@ -305,7 +305,7 @@ class ClientStorage(ConflictResolvingStorage):
         for tid in (start, stop):
             if tid is not None:
                 check_id("tid", tid)
-        return TransactionIterator(self._connection.link(), start, stop)
+        return TransactionIterator(self._connection.link, start, stop)
 
     def pack(self, t=None, referencesf=None, wait=True, days=0):
         """Have the server pack the storage as of `t`, a time in seconds.
