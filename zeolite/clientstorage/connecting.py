@@ -86,6 +86,7 @@ class Search:
         self._targets = {address: _Target(address, start) for address in addrs}
         self._waiting = deque()  # Attempts that have not begun.
         self._attempts = set()  # Attempts that have, and have not failed.
+        self._most = 1  # How many attempts there were at once.
         self._next_start = 0
         self._ready = deque()
         self._spare = None  # A server that is read-only, until ...
@@ -170,7 +171,8 @@ class Search:
             attempt = self._waiting.popleft()
             self._attempts.add(attempt)
             places = len(self._waiting) + len(self._attempts)
-            self._next_start = now + min(STAGGER, ALL_BEGUN / places)
+            self._most = max(self._most, places)
+            self._next_start = now + min(STAGGER, ALL_BEGUN / self._most)
             try:
                 attempt.begin(self._request)
             except RuntimeError as error:  # There are too many threads.

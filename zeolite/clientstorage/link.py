@@ -371,5 +371,5 @@ def _refusal(offered):
                 f"{stranger} answers there, not a ZEO or Zeolite server; look at the "
                 "port"
             )
-    line = offered.split(b"\n")[0][:40].decode("latin-1")
+    line = offered.split(b"\n")[0].strip()[:40].decode("latin-1")
     return f"no ZEO or Zeolite server answers there: it says {line!r}; look at the port"
