@@ -51,6 +51,7 @@ class Clients:
         )
         self._commits = commits
         self._result = None
+        self._stopped = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -58,11 +59,19 @@ class Clients:
         for line in self._process.stdout:
             if line.startswith("{"):
                 self._result = json.loads(line)
+            elif line == "stopped\n":
+                self._stopped.set()
             else:
                 self._commits.put(int(line))
 
     def stop(self):
-        """Have them stop; return what they have found."""
+        """Have them commit no more."""
+        self._process.stdin.write("stop\n")
+        self._process.stdin.flush()
+        assert self._stopped.wait(60)
+
+    def finish(self):
+        """End the process; return what it has found."""
         self._process.stdin.close()
         self._process.wait(60)
         self._reader.join()
@@ -72,7 +81,7 @@ class Clients:
     def close(self):
         if self._process.poll() is None:
             self._process.kill()
-            self.stop()
+            self.finish()
 
 
 def kill_again_and_again(directory, kills, seed):
@@ -116,7 +125,9 @@ def kill_again_and_again(directory, kills, seed):
             server.kill(signal.SIGKILL)
             server = start()
         wait_for_all()
-        results = [client.stop() for client in clients]
+        for client in clients:
+            client.stop()
+        results = [client.finish() for client in clients]
     finally:
         for client in clients:
             client.close()

@@ -1,7 +1,9 @@
 """A peer that gives no sign of life is left."""
 
 import pickle
+import queue
 import socket
+import threading
 
 import pytest
 from ZODB.utils import maxtid, p64
@@ -55,15 +57,9 @@ class TestSilentServer:
 class StubChannel:
     """Takes everything."""
 
-    has_rest = False
-
     def __init__(self):
-        self.sent = b""
-
-    def offer(self, data):
-        self.sent += data
-
-    send = offer
+        self.sent = queue.SimpleQueue()
+        self.send = self.sent.put
 
 
 class TestProbes:
@@ -73,37 +69,55 @@ class TestProbes:
     def link(self):
         return Link(StubChannel(), ("127.0.0.1", 1))
 
+    def probe(self, link):
+        """Have one sent; return its message id."""
+        link.probe()
+        sent = link._channel.sent.get(timeout=20)
+        # The thread that has sent it may still have the lock.
+        with link._send_lock:
+            return pickle.loads(sent[sent.rindex(b"\x80\x03") :])[0]
+
     def test_one_that_is_missing_is_enough(self, link):
         link.load(OID, maxtid, lambda *args: None)
-        link.probe()
+        link._channel.sent.get()
+        self.probe(link)
         with pytest.raises(PeerSilent):
             link.probe()
 
     def test_answered_ones(self, link):
         for _ in range(5):
-            link.probe()
-            sent = link._channel.sent
-            message_id = pickle.loads(sent[sent.rindex(b"\x80\x03") :])[0]
-            link.reply(message_id, 0, None)
+            link.reply(self.probe(link), 0, None)
 
-    def test_what_may_take_long_has_longer(self, link):
-        link.call("tpc_finish", (1,))
-        link.probe()
+    @pytest.mark.parametrize("slow", ["a call", "an upload", "a blocked send"])
+    def test_what_may_take_long_has_longer(self, link, slow):
+        if slow == "a call":
+            link.call("tpc_finish", (1,))
+            link._channel.sent.get()
+        self.probe(link)
+        if slow == "an upload":
+            link.post(b"much")
+        elif slow == "a blocked send":
+            link._send_lock.acquire()
         for _ in range(SLOW_CALLS - 1):
             link.probe()
         with pytest.raises(PeerSilent):
             link.probe()
 
-    def test_never_waits_for_who_is_sending(self, link):
+    def test_reader_does_not_wait_for_who_is_sending(self, link):
         with link._send_lock:
             link.probe()
-            link.probe()
-        assert link._channel.sent == b""
+            assert link._channel.sent.empty()
+        link._channel.sent.get(timeout=20)
 
-    def test_never_sends_into_the_rest_of_a_frame(self, link):
-        link._channel.has_rest = True
-        link.probe()
-        assert link._channel.sent == b""
+    def test_too_many_threads(self, link, monkeypatch):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            link.probe()
+            link.probe()
+        self.probe(link)
 
 
 NUMBERS = {

@@ -7,7 +7,9 @@ acknowledged and lost, or done twice, shows.
     python -m tests.support.accounts HOST PORT FIRST_WORKER WORKERS SEED
 
 runs workers in a process of its own.  It writes a worker's number on a line for
-each of its commits, and at the end of its stdin what it has found, as JSON.
+each of its commits.  A line on its stdin stops the workers, after which it writes
+"stopped".  At the end of its stdin, when nobody commits any more, it looks at its
+cache and writes what it has found, as JSON.
 """
 
 import collections
@@ -166,11 +168,13 @@ def work(address, first, number, seed):
     ]
     for worker in workers:
         worker.start()
-    sys.stdin.read()
+    sys.stdin.readline()
     for worker in workers:
         worker.stop()
     for worker in workers:
         worker.join()
+    print("stopped", flush=True)
+    sys.stdin.read()
     problems = [problem for worker in workers for problem in worker.problems]
     fresh = zeolite.client(address)
     problems += wrong_in_cache(db.storage, fresh)

@@ -16,8 +16,8 @@ from ..wire.channel import ConnectionLost, PeerSilent, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
 from . import forking
 
-#: How often a server may let a sign of life be missing while it owes an answer to
-#: something else than a load, which may take it long.
+#: How often a server may let a sign of life be missing while it has something to
+#: do that may take it long: anything else than loads.
 SLOW_CALLS = 10
 
 #: The most bytes of the first frame, which says what the server speaks.
@@ -112,6 +112,7 @@ class Link:
         #: Whether it was given up for a better one: what could not be read here
         #: can be read there.
         self.is_retired = False
+        self._posts = self._posts_before = 0  # Counted roughly, without a lock.
         self._probe = None
         self._silences = 0
         forking.watch(self)
@@ -142,6 +143,7 @@ class Link:
 
     def post(self, data):
         """Send one-way calls that are encoded already."""
+        self._posts += 1
         self._send(data)
 
     def end(self):
@@ -266,22 +268,25 @@ class Link:
         """
         if self._probe is not None and not self._probe.is_done:
             self._silences += 1
-            if self._silences >= (SLOW_CALLS if self._has_slow_calls() else 1):
+            if self._silences >= (SLOW_CALLS if self._may_take_long() else 1):
                 raise PeerSilent("it does not give a sign of life any more")
             return
-        if not self._send_lock.acquire(blocking=False):
-            return  # Somebody is sending, and will notice.
+        self._silences = 0
+        self._posts_before = self._posts
+        self._probe = Call()
+        data = _KEEP_ALIVE + self._enter(self._probe, "ping", ())
+        # Sending may have to wait, and the reader thread must not.
         try:
-            if self._channel.has_rest:
-                return
-            self._silences = 0
-            self._probe = Call()
-            ping = self._enter(self._probe, "ping", ())
-            self._channel.offer(_KEEP_ALIVE + ping)
-        finally:
-            self._send_lock.release()
+            threading.Thread(
+                target=self._send, args=(data,), name="zeolite-probe", daemon=True
+            ).start()
+        except RuntimeError:  # There are too many threads: another time.
+            self._probe = None
 
-    def _has_slow_calls(self):
+    def _may_take_long(self):
+        """Whether the server has much to do, or to receive, before it answers."""
+        if self._posts != self._posts_before or self._send_lock.locked():
+            return True
         with self._lock:
             return any(
                 call.key is None and call is not self._probe
