@@ -107,6 +107,7 @@ class TestProbes:
         with link._send_lock:
             link.probe()
             assert link._channel.sent.empty()
+        link.post(b"")
         link._channel.sent.get(timeout=20)
 
     def test_too_many_threads(self, link, monkeypatch):
