@@ -287,12 +287,12 @@ def race(serve, seed, commits):
     return sum(watcher.breaks for watcher in watchers)
 
 
-def test_breaking_races_with_commits(serve):
+def test_breaking_while_others_commit(serve):
     assert race(serve, 1, commits=100)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_breaking_races_with_commits_many_times(serve):
+def test_breaking_while_others_commit_many_times(serve):
     breaks = sum(race(serve, seed, commits=200) for seed in range(2, 2 + ROUNDS))
     print(ROUNDS, "rounds,", breaks, "broken connections,", ROUNDS * 400, "commits")
