@@ -1,6 +1,7 @@
 """A storage in the child of a fork: a clear error, and no harm to the parent."""
 
 import os
+import subprocess
 import sys
 import traceback
 
@@ -13,6 +14,8 @@ from ZODB.utils import maxtid, p64, z64
 import zeolite
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ForkedStorageError
+
+from .test_connecting import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -142,26 +145,21 @@ def test_child_opens_one_of_its_own(storage, server):
 
 def test_server_notices_that_the_parent_is_gone(server):
     """Though the child is still there, and had the connection once."""
-    storage = ClientStorage(server.address)
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(writing)
-        os.read(reading, 1)  # Until the parent closes its end.
-        os._exit(0)
-    os.close(reading)
+    script = (
+        "import os, sys, zeolite\n"
+        f"storage = zeolite.client({server.address!r})\n"
+        "if os.fork() == 0:\n"
+        "    sys.stdin.read()\n"
+        "os._exit(0)\n"
+    )
     status = ClientStorage(server.address)
-    assert status.server_status()["connections"] == 2
-    # As a kill would: without a word to the peer.
-    channel = storage._connection.link()._channel
-    duplicate = os.dup(channel._socket.fileno())
-    os.close(duplicate)
-    storage.close()
-    while status.server_status()["connections"] > 1:
-        pass
-    os.close(writing)
-    os.waitpid(pid, 0)
-    status.close()
+    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        assert parent.wait(20) == 0
+        wait_until(lambda: status.server_status()["connections"] == 1)
+    finally:
+        parent.stdin.close()  # The child ends.
+        status.close()
 
 
 def test_fork_while_it_connects(stack):
