@@ -204,10 +204,19 @@ def test_clientstorage_section(serve):
         <zodb>
           <clientstorage>
             server {port}
+            server 127.0.0.1:{port}
+            storage 1
             cache-size 5MB
             name app
             client-label app
+            wait on
             wait-timeout 10
+            disconnect-poll 0.5
+            keep-alive 20
+            read-only off
+            read-only-fallback on
+            shared-blob-dir no
+            blob-cache-size-check 10
             server-sync on
           </clientstorage>
         </zodb>
@@ -223,7 +232,6 @@ def test_clientstorage_section(serve):
     "line, text",
     [
         ("blob-dir x", "blob_dir"),
-        ("read-only-fallback on", "read_only_fallback"),
         ("<ssl>\ncertificate x\n</ssl>", "TLS"),
     ],
 )
@@ -234,6 +242,68 @@ def test_clientstorage_section_with_later_features(line, text):
         ZODB.config.storageFromString(
             f"%import zeolite\n<clientstorage>\nserver 1\n{line}\n</clientstorage>"
         )
+
+
+@pytest.mark.parametrize(
+    "line, text",
+    [
+        ("wait-timeout soon", "soon"),
+        ("wait-timeout -1", "-1"),
+        ("wait-timeout nan", "nan"),
+        ("disconnect-poll 0", "greater than 0"),
+        ("disconnect-poll -1", "-1"),
+        ("keep-alive -1", "-1"),
+        ("keep-alive 20000", "more than 10000 seconds"),
+        ("read-only-fallback perhaps", "perhaps"),
+        ("flavour sweet", "flavour"),
+    ],
+)
+def test_clientstorage_section_that_cannot_work(line, text):
+    import ZConfig
+    import ZODB.config
+
+    with pytest.raises(ZConfig.ConfigurationError, match=text):
+        ZODB.config.storageFromString(
+            f"%import zeolite\n<clientstorage>\nserver 1\n{line}\n</clientstorage>"
+        )
+
+
+def test_clientstorage_section_without_waiting():
+    import ZODB.config
+
+    storage = ZODB.config.storageFromString(
+        "%import zeolite\n<clientstorage>\n"
+        f"server {free_port()}\nwait off\n</clientstorage>"
+    )
+    assert not storage.is_connected()
+    storage.close()
+
+
+def test_names(serve):
+    """What a transaction and its log know the storage by."""
+    address = serve()
+    unnamed = zeolite.client(address)
+    named = zeolite.client(address, name="app")
+    other = zeolite.client(serve(), name="app")
+    host, port = address
+    assert unnamed.getName() == f"{host}:{port} (connected)"
+    assert unnamed.__name__ == f"{host}:{port}"
+    assert named.getName() == "app (connected)"
+    # Where they commit together, the order is one that all clients agree on.
+    assert named.sortKey() == unnamed.sortKey() == f"1:{host}:{port}"
+    assert other.sortKey() != named.sortKey()
+    before = named.sortKey()
+    named.new_addr(other._connection._addresses)
+    assert named.sortKey() == before
+    for storage in (unnamed, named, other):
+        storage.close()
+    assert named.getName() == "app (disconnected)"
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "inf", "10001"])
+def test_keep_alive_of_the_server(value):
+    with pytest.raises(ConfigurationError):
+        zeolite.server(zeo_conf={"keep_alive": value})
 
 
 def test_vendored_copy_works(tmp_path, serve):

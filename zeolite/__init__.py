@@ -11,7 +11,7 @@ import ZODB
 
 from .clientstorage.storage import ClientStorage
 
-__all__ = ["DB", "ClientStorage", "client", "connection", "server"]
+__all__ = ["DB", "ClientStorage", "client", "connection", "install_as_ZEO", "server"]
 
 
 def client(addr, *args, **kwargs):
@@ -93,3 +93,14 @@ def server(
         running.stop()
         raise
     return running.address, running.stop
+
+
+def install_as_ZEO():
+    """Have `import ZEO` find Zeolite from now on, in this process.
+
+    For ZODB's `<zeoclient>` section and other code that imports ZEO by name.
+    Raises `RuntimeError` if the real ZEO is imported already.
+    """
+    from . import standin
+
+    standin.install_as_ZEO()

@@ -17,6 +17,7 @@ from ZODB.MappingStorage import MappingStorage
 from .clientstorage.storage import ClientStorage
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
+from .wire.channel import MOST_KEEP_ALIVE
 
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
@@ -94,6 +95,22 @@ def refuse_ssl(section):
     )
 
 
+def delay(text):
+    """A float, greater than zero."""
+    number = seconds(text)
+    if not number:
+        raise ValueError(f"{text!r} is not greater than 0")
+    return number
+
+
+def keep_alive(text):
+    """Seconds that the system takes for TCP's keep-alive."""
+    number = seconds(text)
+    if number > MOST_KEEP_ALIVE:
+        raise ValueError(f"{text!r} is more than {MOST_KEEP_ALIVE} seconds")
+    return number
+
+
 class ServerSection:
     """A `<zeolite>` or `<zeo>` section."""
 
@@ -106,6 +123,7 @@ class ServerSection:
             invalidation_age=section.invalidation_age,
             transaction_timeout=section.transaction_timeout,
             client_conflict_resolution=section.client_conflict_resolution,
+            keep_alive=section.keep_alive,
         )
 
 
@@ -132,6 +150,8 @@ class ClientStorageSection(ZODB.config.BaseConfig):
             wait_timeout=section.wait_timeout,
             client_label=section.client_label,
             disconnect_poll=section.disconnect_poll,
+            keep_alive=section.keep_alive,
+            wait=section.wait,
         )
 
 

@@ -20,6 +20,14 @@ class ClientDisconnected(ClientStorageError, transaction.interfaces.TransientErr
     """
 
 
+class ForkedStorageError(ClientStorageError):
+    """A storage that was opened before a fork is used in the child.
+
+    The connection and the cache belong to the parent.  Open another storage after
+    the fork.
+    """
+
+
 class CommitInDoubt(ClientStorageError):
     """The connection broke while a transaction was committed, and it cannot be
     known whether it was.

@@ -1,7 +1,17 @@
 """What users may implement, and the events that they may subscribe to.
 
 Events are notified with `ZODB.event.notify`, which gives them to the functions in
-`zope.event.subscribers` if the package zope.event is installed.
+`zope.event.subscribers` if the package zope.event is installed.  For instance, a
+subscriber can announce the port that the system has chosen for a server::
+
+    import zope.event
+    from zeolite.interfaces import Serving
+
+    def announce(event):
+        if isinstance(event, Serving):
+            print(event.address)
+
+    zope.event.subscribers.append(announce)
 """
 
 from zope.interface import Interface
@@ -17,6 +27,32 @@ class StaleCache:
 
     def __init__(self, storage):
         self.storage = storage
+
+
+class ServerEvent:
+    """Something happened to `server`, a `StorageServer`."""
+
+    def __init__(self, server):
+        self.server = server
+
+
+class Serving(ServerEvent):
+    """A server accepts clients at `address`: (host, real port), or a path (str).
+
+    Notified in the thread that starts the server, before starting returns.  If a
+    subscriber raises, starting fails with that.
+    """
+
+    def __init__(self, server, address):
+        super().__init__(server)
+        self.address = address
+
+
+class Closed(ServerEvent):
+    """A server has stopped, and its storages are closed.
+
+    Notified in the thread that stops the server, before stopping returns.
+    """
 
 
 class IClientCache(Interface):

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from tests.storageserver.conftest import serve, server  # noqa: F401
 from tests.support.fakeserver import FakeServer
 from zeolite.clientstorage.storage import ClientStorage
 

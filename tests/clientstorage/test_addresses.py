@@ -1,13 +1,14 @@
 """Addresses as users write them."""
 
-import os
 import pathlib
+import queue
 import socket
+import threading
 
 import pytest
 
-from tests.support.processes import free_port
-from zeolite.clientstorage.addresses import connect, parse
+from tests.support.blocking import Gate
+from zeolite.clientstorage.addresses import Resolver, parse
 from zeolite.wire.channel import format_address
 
 
@@ -55,38 +56,61 @@ def test_format_address():
     assert format_address("/run/socket") == "/run/socket"
 
 
-def attempt(addresses, wanted=lambda: True):
-    failed = {}
-    connected = []
-    for address, sock in connect(addresses, wanted, failed.__setitem__):
-        connected.append(address)
-        sock.close()
-    return connected, failed
+class TestResolving:
+    @pytest.fixture
+    def resolve(self):
+        """Call it to get the queue of answers for an address."""
+        resolver = Resolver()
 
+        def resolve(address):
+            answers = queue.SimpleQueue()
+            resolver.resolve(address, lambda *answer: answers.put(answer))
+            return answers
 
-def test_dead_addresses_do_not_delay_a_live_one(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        live = listener.getsockname()
-        refused, missing = ("127.0.0.1", free_port()), str(tmp_path / "none")
-        unknown = ("no such host.invalid", 1)
-        connected, failed = attempt([missing, refused, live, unknown])
-    assert connected == [live]
-    assert set(failed) == {refused, missing, unknown}
-    assert failed[refused].strerror == os.strerror(failed[refused].errno)
+        return resolve
 
+    @pytest.mark.parametrize("address", [("127.0.0.1", 1), ("::1", 1), "/run/socket"])
+    def test_what_needs_no_asking_needs_no_thread(self, resolve, address):
+        threads = threading.active_count()
+        (places,) = resolve(address).get_nowait()
+        assert threading.active_count() == threads
+        assert len(places) == 1
 
-def test_host_with_several_places(monkeypatch):
-    """Only one of them listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        places = [
-            (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", port, 0, 0)),
-            (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)),
+    def test_host_of_several_places(self, resolve, monkeypatch):
+        found = [
+            (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 1, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1)),
         ]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: places)
-        assert attempt([("localhost", port)]) == ([("localhost", port)], {})
 
+        def getaddrinfo(host, port, type, flags):
+            if flags & socket.AI_NUMERICHOST:
+                raise socket.gaierror
+            return found
 
-def test_not_wanted_any_more():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert attempt([listener.getsockname()], lambda: False) == ([], {})
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        (places,) = resolve(("localhost", 1)).get(timeout=20)
+        assert places == [(family, place) for family, *_, place in found]
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70])
+    def test_unknown_host(self, resolve, host):
+        places, error = resolve((host, 1)).get(timeout=20)
+        assert places == []
+        assert "unknown host" in str(error)
+
+    def test_slow_host_is_asked_for_once(self, resolve, monkeypatch):
+        gate, asked = Gate(), []
+
+        def getaddrinfo(host, port, type, flags):
+            if flags & socket.AI_NUMERICHOST:
+                raise socket.gaierror
+            asked.append(host)
+            gate.stop_here()
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        answers = [resolve(("slow", 1)) for _ in range(3)]
+        gate.wait_until_reached()
+        gate.open()
+        for answer in answers:
+            assert answer.get(timeout=20) == ([],)
+        assert asked == ["slow"]

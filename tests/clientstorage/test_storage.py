@@ -17,7 +17,7 @@ from ZODB.utils import maxtid, p64
 
 from tests.support.fakeserver import FakeServer
 from tests.support.processes import free_port
-from zeolite.clientstorage import connection
+from zeolite.clientstorage import connecting
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.clientstorage.transaction import GATHER, REMEMBER
 from zeolite.errors import ClientDisconnected, ProtocolError, ServerException
@@ -291,15 +291,13 @@ class TestConnecting:
         assert last.result() == p64(5)
 
     def test_reader_survives_whatever_connecting_raises(self, monkeypatch, stack):
-        from zeolite.clientstorage import addresses
-
         raised = threading.Event()
 
-        def connect(*args):
+        def search(self):
             raised.set()
             raise OSError(24, "Too many open files")
 
-        monkeypatch.setattr(addresses, "connect", connect)
+        monkeypatch.setattr(connecting.Search, "next", search)
         storage = ClientStorage(free_port(), wait=False, disconnect_poll=0.01)
         stack.callback(storage.close)
         for _ in range(3):
@@ -332,7 +330,7 @@ class TestConnecting:
         accepting.join()
 
     def test_silent_server(self, stack, monkeypatch):
-        monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT", 0.05)
+        monkeypatch.setattr(connecting, "HANDSHAKE_TIMEOUT", 0.05)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             with pytest.raises(ClientDisconnected, match="does not say"):
                 ClientStorage(silent.getsockname(), wait_timeout=0.3)
@@ -403,7 +401,6 @@ class TestArguments:
             ("blob_cache_size", 100),
             ("ssl", object()),
             ("ssl_server_hostname", "x"),
-            ("read_only_fallback", True),
             ("credentials", "x"),
             ("username", "x"),
         ],

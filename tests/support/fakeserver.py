@@ -13,12 +13,21 @@ FIRST_TID = p64(1)
 class FakeServer:
     """Listens at `address`; each connection is a `Script` from `accept`."""
 
-    def __init__(self, protocol=b"Z5"):
+    def __init__(self, protocol=b"Z5", port=0):
         self._protocol = protocol
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1", port
+        self.open_listener()
+        self._scripts = []
+
+    def open_listener(self):
+        """Listen, at the same port as before."""
+        self._listener = socket.create_server(self.address)
         self._listener.settimeout(20)
         self.address = self._listener.getsockname()
-        self._scripts = []
+
+    def close_listener(self):
+        """Refuse whoever wants to connect."""
+        self._listener.close()
 
     def accept(self, tid=FIRST_TID, register=True):
         """Take a client through the handshake, and registering."""
@@ -87,6 +96,20 @@ class Script:
         message_id, args = self.expect(name)
         self.reply(message_id, result)
         return args
+
+    def expect_all(self, *names):
+        """Read as many calls as there are names, in any order."""
+        assert sorted(self.read()[2] for _ in names) == sorted(names)
+
+    def answer_all(self, **results):
+        """Answer a call of each name, in the order in which they come."""
+        for _ in results:
+            message_id, _, name, _ = self.read()
+            self.reply(message_id, results[name])
+
+    def is_closed(self):
+        """Whether the client has closed the connection; waits for it."""
+        return self._file.read(1) == b""
 
     def reply(self, message_id, result):
         self.send(message_id, 0, ".reply", result)

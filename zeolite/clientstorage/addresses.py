@@ -1,15 +1,8 @@
-"""Addresses as users write them, and connecting to the first that answers."""
+"""Addresses as users write them, and the places that they stand for."""
 
 import os
-import selectors
 import socket
-import time
-
-#: Seconds that an address gets to accept a connection.
-CONNECT_TIMEOUT = 10
-
-#: Seconds between two looks at whether connecting is still wanted.
-_LOOK = 0.2
+import threading
 
 
 def parse(addr):
@@ -47,69 +40,72 @@ def parse(addr):
     raise TypeError(f"not an address: {addr!r}")
 
 
-def connect(addresses, wanted, failed):
-    """Yield (address, connected socket) for each address that accepts, in time.
+class Resolver:
+    """Finds out which places addresses stand for.
 
-    All are tried at once, so that a dead one does not delay another.  `wanted`
-    is asked now and then whether to go on; `failed` is told the address and the
-    `OSError` of each that does not work.  Sockets that were not handed out are
-    closed.
+    Asking for a host may take long and cannot be cut short, so it is done in a
+    thread, of which there is never more than one for a host.  It ends when the
+    system's resolver gives up.
     """
-    pending = {}
-    try:
-        for address in addresses:
-            try:
-                _start(address, pending)
-            except (OSError, ValueError) as error:
-                failed(address, error)
-        deadline = time.monotonic() + CONNECT_TIMEOUT
-        while pending and wanted():
-            if time.monotonic() > deadline:
-                for address in set(pending.values()):
-                    failed(address, TimeoutError("it does not answer"))
-                return
-            for sock in _connected(pending):
-                address = pending.pop(sock)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if code:
-                    sock.close()
-                    if address not in pending.values():
-                        failed(address, OSError(code, os.strerror(code)))
-                else:
-                    yield address, sock
-    finally:
-        for sock in pending:
-            sock.close()
 
+    def __init__(self):
+        self._lock = threading.Lock()  # Guards `_waiting`.
+        self._waiting = {}  # address -> those who want to know
 
-def _start(address, pending):
-    """Begin to connect to every place that `address` stands for."""
-    if isinstance(address, str):
-        found = [(socket.AF_UNIX, address)]
-    else:
-        found = [
-            (family, place)
-            for family, *_, place in socket.getaddrinfo(
-                *address, type=socket.SOCK_STREAM
-            )
-        ]
-    for family, place in found:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
+    def resolve(self, address, answer):
+        """Have `answer(places)` called, or `answer([], error)`, in any thread.
+
+        A place is a pair of a socket family and what `socket.connect` takes.
+        """
         try:
-            sock.connect(place)
-        except BlockingIOError:
-            pass
-        except OSError:
-            sock.close()
-            if place is found[-1][1] and address not in pending.values():
-                raise
-            continue
-        pending[sock] = address
+            places = _without_asking(address)
+        except Exception as error:
+            answer([], error)
+            return
+        if places:
+            answer(places)
+            return
+        with self._lock:
+            waiting = self._waiting.setdefault(address, [])
+            waiting.append(answer)
+            if len(waiting) > 1:
+                return
+        try:
+            threading.Thread(
+                target=self._ask,
+                args=(address,),
+                name=f"zeolite-resolve-{address[0]}",
+                daemon=True,
+            ).start()
+        except RuntimeError as error:  # There are too many threads.
+            self._answer(address, [], error)
+
+    def _ask(self, address):
+        try:
+            result = (_places(address),)
+        except OSError as error:
+            result = [], OSError(error.errno, f"unknown host: {error.strerror}")
+        except Exception as error:  # A host that cannot be one.
+            result = [], OSError(f"unknown host: {error}")
+        self._answer(address, *result)
+
+    def _answer(self, address, *result):
+        with self._lock:
+            waiting = self._waiting.pop(address)
+        for answer in waiting:
+            answer(*result)
 
 
-def _connected(pending):
-    with selectors.DefaultSelector() as selector:
-        for sock in pending:
-            selector.register(sock, selectors.EVENT_WRITE)
-        return [key.fileobj for key, _ in selector.select(_LOOK)]
+def _without_asking(address):
+    """Return the places of a Unix socket or a numeric host, else None."""
+    if isinstance(address, str):
+        return [(socket.AF_UNIX, address)]
+    try:
+        return _places(address, socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        return None
+
+
+def _places(address, flags=0):
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, place) for family, *_, place in found]

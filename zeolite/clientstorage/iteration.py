@@ -5,6 +5,7 @@ in flight, so that a transaction costs three round trips however many records it
 has, and neither side holds more than a few of them.
 """
 
+import itertools
 import weakref
 from collections import deque
 
@@ -16,7 +17,9 @@ from ZODB.interfaces import (
     IStorageTransactionInformation,
 )
 from ZODB.POSException import StorageError
+from ZODB.utils import p64, u64
 
+from ..errors import ClientDisconnected
 from ..wire import messages
 from ..wire.messages import load_extension
 
@@ -28,17 +31,33 @@ READ_AHEAD = 16
 class TransactionIterator:
     """An iterator over transactions, which are iterators over their records.
 
-    It belongs to one connection, `link`, and ends with it.  The number of an
-    iterator that is garbage goes to a list, because a finalizer may run while its
-    thread is sending and must not send by itself.
+    It belongs to one connection and ends with it, unless the client leaves that for
+    a better one, where it goes on.  `connect` returns the `Link` to use.  The number
+    of an iterator that is garbage goes to a list, because a finalizer may run while
+    its thread is sending and must not send by itself.
     """
 
-    def __init__(self, link, start, stop):
+    def __init__(self, connect, start, stop):
+        self._connect = connect
+        self._start = start
+        self._stop = stop
+        self._begin()
+
+    def _begin(self):
+        """Have an iterator on the server that begins at `_start`."""
+        while True:
+            link = self._connect()
+            arguments = self._start, self._stop
+            if link.is_zeolite:
+                arguments += (True,)  # Extended info as the storage has it.
+            call = link.call("iterator_start", arguments, drop_iterators(link))
+            try:
+                self._id = call.wait()
+                break
+            except ClientDisconnected:
+                if not link.is_retired:
+                    raise
         self._link = link
-        arguments = start, stop
-        if link.is_zeolite:
-            arguments += (True,)  # Extended info as the storage has it.
-        self._id = link.call("iterator_start", arguments, drop_iterators(link)).wait()
         self._finalizer = weakref.finalize(
             self, link.dropped_iterators.append, self._id
         )
@@ -52,10 +71,23 @@ class TransactionIterator:
             self._id = None
             self._finalizer.detach()
             raise StopIteration
+        tid = found[0]
+        self._start = p64(u64(tid) + 1)
         return TransactionRecord(self._records, *found)
 
     def _next(self):
-        return self._link.call("iterator_next", (self._id,)).wait()
+        while True:
+            try:
+                return self._link.call("iterator_next", (self._id,)).wait()
+            except ClientDisconnected as error:
+                self._go_on_elsewhere(error)
+
+    def _go_on_elsewhere(self, error):
+        """Begin again at `_start`, on the server that the client has moved to."""
+        if not self._link.is_retired:
+            raise error
+        self._finalizer.detach()
+        self._begin()
 
     def close(self):
         """Have the server forget the iterator."""
@@ -65,8 +97,21 @@ class TransactionIterator:
     def _records(self, tid):
         if self._id is None:
             raise StorageError("the iterator over the transactions has ended")
-        call = self._link.call("iterator_record_start", (self._id, tid))
-        return _read_records(self._link, call.wait())
+        done = 0
+        while True:
+            try:
+                call = self._link.call("iterator_record_start", (self._id, tid))
+                records = _read_records(self._link, call.wait())
+                for record in itertools.islice(records, done, None):
+                    done += 1
+                    yield record
+                return
+            except ClientDisconnected as error:
+                # There the iterator has to be at this transaction again.
+                self._start = tid
+                self._go_on_elsewhere(error)
+                self._next()
+                self._start = p64(u64(tid) + 1)
 
 
 def drop_iterators(link):

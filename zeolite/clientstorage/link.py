@@ -11,10 +11,20 @@ import itertools
 import threading
 import time
 
-from ..errors import ClientDisconnected, ProtocolError
+from ..errors import ClientDisconnected, ForkedStorageError, ProtocolError
 from ..wire import messages
-from ..wire.channel import ConnectionLost, format_address
+from ..wire.channel import ConnectionLost, PeerSilent, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
+from . import forking
+
+#: How often a server may let a sign of life be missing while it has something to
+#: do that may take it long: anything else than loads.
+SLOW_CALLS = 10
+
+#: The most bytes of the first frame, which says what the server speaks.
+_OFFER = 64
+
+_KEEP_ALIVE = messages.encode(messages.KEEP_ALIVE, 0, messages.REPLY, None)
 
 
 class Call:
@@ -107,6 +117,17 @@ class Link:
         #: What a transaction holds from its first call to its last, if the
         #: server takes only one at a time from a client; else None.
         self.transaction_lock = threading.Lock()
+        #: Whether the server allows no writing, and was chosen all the same.
+        self.is_read_only = False
+        #: The server's last transaction when it accepted this client.
+        self.tid = None
+        #: Whether it was given up for a better one: what could not be read here
+        #: can be read there.
+        self.is_retired = False
+        self._posts = self._posts_before = 0  # Counted roughly, without a lock.
+        self._probe = None
+        self._silences = 0
+        forking.watch(self)
 
     # Any thread.
 
@@ -137,15 +158,33 @@ class Link:
 
         Waits while the server takes nothing, so that they do not pile up here.
         """
+        self._posts += 1
         self._send(data, wait=True)
 
     def end(self):
         """Break the connection; the reader thread finds out."""
         self._channel.shutdown()
 
-    @property
-    def is_lost(self):
-        return self._lost is not None
+    def retire(self):
+        """Break the connection in favour of another one."""
+        self.is_retired = True
+        self._channel.shutdown()
+
+    def check(self):
+        """Raise `ClientDisconnected` if the connection was lost."""
+        if isinstance(self._lost, ForkedStorageError):
+            raise self._lost
+        if self._lost is not None:
+            raise ClientDisconnected(
+                f"the connection was lost during the transaction: {self._lost}"
+            )
+
+    def after_fork(self):
+        self._lost = forking.forked_error()
+        self._lock, self._send_lock = threading.Lock(), threading.Lock()
+        self._calls, self._loads = {}, {}
+        self._outgoing = collections.deque()
+        self._channel.after_fork()
 
     def _enter(self, call, name, args):
         """Enter a call into the table; return what is to be sent."""
@@ -194,12 +233,88 @@ class Link:
     def handshake(self, deadline):
         """Agree on the protocol with the server, until `deadline`.
 
-        Raises `ProtocolError` if it speaks another one.
+        Raises `ProtocolError` if it speaks another one, and `ConnectionLost`.
         """
-        offered = self._next_frame(deadline)
+        offered = self._offer(deadline)
         if offered != messages.PROTOCOL:
             raise ProtocolError(_refusal(offered))
         self._send(frame(messages.PROTOCOL))
+
+    def _offer(self, deadline):
+        """Return what the server says first, not more than a line of it."""
+        self._frames.limit = _OFFER
+        seen = b""
+        try:
+            while (offered := self._frames.next()) is None:
+                received = self._receive(deadline)
+                seen += received
+                self._frames.feed(received)
+        except ProtocolError:
+            return seen  # It is no frame.
+        except PeerSilent:
+            raise ConnectionLost(
+                "it accepts connections but does not say what it speaks; is it a "
+                "ZEO or Zeolite server, without TLS, and not overloaded?"
+            ) from None
+        self._frames.limit = DEFAULT_LIMIT
+        return offered
+
+    def ask(self, name, *args, deadline, take=None):
+        """Make a call, wait for the reply, until `deadline`; return the result.
+
+        `take` is given what the server says meanwhile, which is otherwise an
+        error.
+        """
+        call = self.call(name, args)
+        while not call.is_done:
+            try:
+                message = self.receive(deadline)
+            except PeerSilent:
+                raise ConnectionLost(f"it did not answer {name!r} in time") from None
+            message_id, flag, said, result = message
+            if said == messages.REPLY:
+                self.reply(message_id, flag, result)
+            elif take is not None:
+                take(message)
+            else:
+                raise ProtocolError(f"the server's call of {said[:50]!r} is too early")
+        return call.wait()
+
+    def notice_silence(self, seconds):
+        """Have `receive` raise `PeerSilent` whenever nothing came for so long."""
+        self._channel.notice_silence(seconds)
+
+    def probe(self):
+        """Ask for a sign of life, after a silence.  Never waits.
+
+        Raises `PeerSilent` where the last one that was asked for is missing.
+        """
+        if self._probe is not None and not self._probe.is_done:
+            self._silences += 1
+            if self._silences >= (SLOW_CALLS if self._may_take_long() else 1):
+                raise PeerSilent("it does not give a sign of life any more")
+            return
+        self._silences = 0
+        self._posts_before = self._posts
+        self._probe = Call()
+        data = _KEEP_ALIVE + self._enter(self._probe, "ping", ())
+        # Sending may have to wait, and the reader thread must not.
+        try:
+            threading.Thread(
+                target=self._send, args=(data,), name="zeolite-probe", daemon=True
+            ).start()
+        except RuntimeError:  # There are too many threads: another time.
+            self._probe = None
+
+    def _may_take_long(self):
+        """Whether the server has much to do, or to receive, before it answers."""
+        if self._posts != self._posts_before or self._send_lock.locked():
+            return True
+        with self._lock:
+            return any(
+                call.key is None and call is not self._probe
+                for call in self._calls.values()
+            )
 
     def receive(self, deadline=None):
         """Return the next message, a reply or a call of the server's.
@@ -240,10 +355,13 @@ class Link:
             data = self._frames.next()
             if data is not None:
                 return data
-            received = self._channel.receive(deadline)
-            if not received:
-                raise ConnectionLost("the server closed the connection")
-            self._frames.feed(received)
+            self._frames.feed(self._receive(deadline))
+
+    def _receive(self, deadline):
+        received = self._channel.receive(deadline)
+        if not received:
+            raise ConnectionLost("the server closed the connection")
+        return received
 
 
 def _drain(pieces):
@@ -259,11 +377,35 @@ def deadline_in(seconds):
     return time.monotonic() + seconds
 
 
+#: How other servers greet, and what they are.
+_STRANGERS = {
+    b"SSH-": "an SSH server",
+    b"HTTP/": "a web server (HTTP)",
+    b"\x15\x03": "a server that wants TLS",
+    b"* OK": "an IMAP server",
+    b"+OK": "a POP3 server",
+    b"-ERR": "a Redis or POP3 server",
+}
+
+
 def _refusal(offered):
+    """Say what is wrong with a server that speaks something else."""
     wanted = messages.PROTOCOL.decode()
-    if offered[:1] == b"M":
+    if len(offered) < 8 and offered[:1] == b"M":
         return (
-            f"the server speaks {offered[:20].decode('latin-1')} (msgpack), "
+            f"the server speaks {offered.decode('latin-1')} (msgpack), "
             f"not {wanted}: switch msgpack off on the server"
         )
-    return f"the server speaks {offered[:20]!r}, not {wanted}"
+    if len(offered) < 8 and offered[:1] == b"Z":
+        return (
+            f"the server speaks {offered.decode('latin-1')}, another version of ZEO's "
+            f"protocol, not {wanted}"
+        )
+    for start, stranger in _STRANGERS.items():
+        if offered.startswith(start):
+            return (
+                f"{stranger} answers there, not a ZEO or Zeolite server; look at the "
+                "port"
+            )
+    line = offered.split(b"\n")[0].strip()[:40].decode("latin-1")
+    return f"no ZEO or Zeolite server answers there: it says {line!r}; look at the port"

@@ -15,10 +15,12 @@ from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
 from ZODB.utils import load_current, z64
 
-from ..errors import ClientDisconnected, CommitInDoubt
+from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
 from ..interfaces import StaleCache
-from ..wire.channel import format_address
-from . import addresses
+from ..wire.channel import MOST_KEEP_ALIVE, format_address
+from . import addresses, forking
+from .arguments import check_id, check_oid, number_of_seconds, text
+from .connecting import Request
 from .connection import Connection
 from .history import filtered_undo_log
 from .indoubt import check_not_committed
@@ -39,7 +41,6 @@ _LATER = {
     "blob_cache_size": "blobs",
     "ssl": "TLS",
     "ssl_server_hostname": "TLS",
-    "read_only_fallback": "falling back to a read-only server",
     "credentials": "authentication by credentials",
     "username": "authentication by password",
     "password": "authentication by password",
@@ -70,11 +71,19 @@ class ClientStorage(ConflictResolvingStorage):
     wait_timeout
         Seconds to wait for a connection, at the start and later.
     disconnect_poll
-        Seconds between attempts to connect.
+        Seconds between attempts to connect to an address, about.
     wait
         Whether to wait for the first connection here.
     read_only
         Whether nothing is to be written.
+    read_only_fallback
+        Whether a server that allows no writing will do as long as there is no
+        other.  `read_only` is ignored then.
+    keep_alive
+        Seconds of silence after which the server is asked for a sign of life.  If
+        there is none for as long again, the connection is given up; if the server
+        owes the answer to something that may take it long, ten times as long.  0
+        for never.
     server_sync
         Whether `sync` asks the server, so that a transaction sees all that was
         committed anywhere before it began.
@@ -88,8 +97,13 @@ class ClientStorage(ConflictResolvingStorage):
     They raise `NotImplementedError` if they are used.
 
     Raises `zeolite.errors.ClientDisconnected` if `wait` is true and there is no
-    connection in time, `CacheFileError` if the cache's file cannot be used, and
-    `CacheFileInUse` if another storage has it.
+    connection in time, or, without waiting, if all servers refuse this client for
+    good; `zeolite.errors.ProtocolError` if they are no servers for it; and
+    `TypeError` or `ValueError` for arguments that make no sense; `CacheFileError` if
+    the cache's file cannot be used, and `CacheFileInUse` if another storage has it.
+
+    In the child of a fork all that one can do with it is to close it; anything
+    else raises `zeolite.errors.ForkedStorageError`.
 
     Any number of threads may use a storage.  `_lock` guards the list of new oids.
     """
@@ -123,6 +137,7 @@ class ClientStorage(ConflictResolvingStorage):
         username=None,
         password=None,
         realm=None,
+        keep_alive=30,
     ):
         given = locals()
         for argument, feature in _LATER.items():
@@ -132,9 +147,18 @@ class ClientStorage(ConflictResolvingStorage):
                 )
         addrs = addresses.parse(addr)
         where = ", ".join(map(format_address, addrs))
-        self.__name__ = name or where
+        request = Request(
+            text("storage", storage),
+            bool(read_only and not read_only_fallback),
+            bool(read_only_fallback),
+            number_of_seconds("keep_alive", keep_alive, 30, most=MOST_KEEP_ALIVE),
+        )
+        wait_timeout = number_of_seconds("wait_timeout", wait_timeout, 30)
+        poll = number_of_seconds("disconnect_poll", disconnect_poll, 1, least=0.001)
+        label = None if client_label is None else text("client_label", client_label)
+        self.__name__ = text("name", name) or where
         self._sort_key = f"{storage}:{where}"
-        self._is_read_only = bool(read_only)
+        self._is_read_only = request.read_only
         self._server_sync = server_sync
         self._lock = threading.Lock()
         self._new_oids = []
@@ -145,13 +169,9 @@ class ClientStorage(ConflictResolvingStorage):
         self._cache = open_cache(cache, client, var, storage, cache_size)
         self._view = View(self._cache, self.__name__, self._connected, self._stale)
         self._connection = Connection(
-            self._view,
-            addrs,
-            (storage, self._is_read_only),
-            30 if wait_timeout is None else wait_timeout,
-            1 if disconnect_poll is None else disconnect_poll,
-            client_label,
+            self._view, addrs, request, wait_timeout, poll, label
         )
+        forking.watch(self)
         self._connection.start()
         if wait:
             try:
@@ -159,6 +179,12 @@ class ClientStorage(ConflictResolvingStorage):
             except BaseException:
                 self.close()
                 raise
+
+    def after_fork(self):
+        """In the child: let go of what is the parent's."""
+        self._cache = self._view = self._connection = forking.Elsewhere()
+        self._lock = threading.Lock()
+        self._new_oids = []
 
     # What it is.
 
@@ -179,8 +205,16 @@ class ClientStorage(ConflictResolvingStorage):
         """Whether there is a connection to a server now."""
         return self._connection.is_connected
 
+    def new_addr(self, addr):
+        """Look for servers at other addresses from now on; as the argument `addr`.
+
+        A connection that works is kept; otherwise they are tried at once.
+        """
+        self._connection.set_addresses(addresses.parse(addr))
+
     def isReadOnly(self):
-        return self._is_read_only
+        """Whether nothing can be written: at all, or on the server of the moment."""
+        return self._is_read_only or self._connection.is_read_only
 
     def __len__(self):
         return self._view.info["length"]
@@ -197,7 +231,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def ping(self):
         """Wait for the server to answer, and for all that it said before."""
-        self._call("ping")
+        self._ask("ping")
 
     def sync(self, force=True):
         """Called when a transaction begins: see `server_sync`."""
@@ -206,7 +240,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def server_status(self):
         """Return the server's statistics of this storage, a dictionary."""
-        return self._call("server_status")
+        return self._ask("server_status")
 
     def cache_statistics(self):
         """Return the cache's `CacheStatistics`: hits, misses, bytes and more.
@@ -230,50 +264,73 @@ class ClientStorage(ConflictResolvingStorage):
         Returns None if the server cannot tell.  It is for servers of this
         storage, which have to tell their clients.
         """
-        return self._call("getInvalidations", tid)
+        return self._ask("getInvalidations", tid)
 
     def loadBefore(self, oid, tid):
-        found = self._cache.loadBefore(oid, tid)
+        try:
+            found = self._cache.loadBefore(oid, tid)
+        except Exception:
+            _check_ids(oid, tid)
+            raise
         if found is not None:
             return found
-        link = self._connection.link()
-        return link.load(oid, tid, self._view.loaded).wait()
+        _check_ids(oid, tid)
+        while True:
+            link = self._connection.link()
+            try:
+                return link.load(oid, tid, self._view.loaded).wait()
+            except ClientDisconnected:
+                if not link.is_retired:
+                    raise
 
     load = load_current
 
     def prefetch(self, oids, tid):
         """Ask for objects without waiting for them; loading them will wait."""
+        check_id("tid", tid)
+        oids = list(oids)
+        for oid in oids:
+            check_id("oid", oid)
         has = getattr(self._cache, "has", self._cache.loadBefore)
         wanted = [oid for oid in oids if not has(oid, tid)]
         if wanted:
             self._connection.link().loads(wanted, tid, self._view.loaded)
 
     def loadSerial(self, oid, serial):
-        return self._call("loadSerial", oid, serial)
+        check_id("oid", oid)
+        check_id("serial", serial)
+        return self._ask("loadSerial", oid, serial)
 
     def getTid(self, oid):
-        return self._call("getTid", oid)
+        check_id("oid", oid)
+        return self._ask("getTid", oid)
 
     def history(self, oid, size=1):
-        return self._call("history", oid, size)
+        check_id("oid", oid)
+        return self._ask("history", oid, size)
 
     def record_iternext(self, next=None):
-        return self._call("record_iternext", next)
+        if next is not None:
+            check_id("oid", next)
+        return self._ask("record_iternext", next)
 
     def undoLog(self, first=0, last=-20, filter=None):
         if filter is None:
-            return self._call("undoLog", first, last)
+            return self._ask("undoLog", first, last)
         return filtered_undo_log(self.undoLog, first, last, filter)
 
     def undoInfo(self, first=0, last=-20, specification=None):
-        return self._call("undoInfo", first, last, specification)
+        return self._ask("undoInfo", first, last, specification)
 
     def iterator(self, start=None, stop=None):
         """Return an iterator over the transactions from tid `start` to `stop`.
 
         A transaction's records can be had until the next transaction is.
         """
-        return TransactionIterator(self._connection.link(), start, stop)
+        for tid in (start, stop):
+            if tid is not None:
+                check_id("tid", tid)
+        return TransactionIterator(self._connection.link, start, stop)
 
     def pack(self, t=None, referencesf=None, wait=True, days=0, gc=None):
         """Have the server pack the storage as of `t`, a time in seconds.
@@ -315,7 +372,11 @@ class ClientStorage(ConflictResolvingStorage):
             raise StorageTransactionError(
                 "Duplicate tpc_begin calls for same transaction"
             )
+        if tid is not None:
+            check_id("tid", tid)
         link = self._connection.link()
+        if link.is_read_only:
+            raise ReadOnlyError(f"{link.name} is a read-only server")
         state = ClientTransaction(next(self._transaction_ids), link)
         try:
             state.add(
@@ -335,17 +396,26 @@ class ClientStorage(ConflictResolvingStorage):
     def store(self, oid, serial, data, version, transaction):
         assert not version
         state = self._get(transaction)
+        check_oid(oid)
+        if serial is not None:
+            check_id("serial", serial)
         state.remember(oid, data)
         self._gather(state, "storea", oid, serial, data, state.id)
 
     def restore(self, oid, serial, data, version, prev_txn, transaction):
         assert not version
         state = self._get(transaction)
+        check_oid(oid)
+        check_id("serial", serial)
+        if prev_txn is not None:
+            check_id("prev_txn", prev_txn)
         state.forget([oid])
         self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
 
     def deleteObject(self, oid, serial, transaction):
         state = self._get(transaction)
+        check_id("oid", oid)
+        check_id("serial", serial)
         state.forget([oid])
         self._gather(state, "deleteObject", oid, serial, state.id)
 
@@ -360,6 +430,8 @@ class ClientStorage(ConflictResolvingStorage):
 
     def checkCurrentSerialInTransaction(self, oid, serial, transaction):
         state = self._get(transaction)
+        check_id("oid", oid)
+        check_id("serial", serial)
         self._gather(state, "checkCurrentSerialInTransaction", oid, serial, state.id)
 
     def tpc_vote(self, transaction):
@@ -434,8 +506,8 @@ class ClientStorage(ConflictResolvingStorage):
         try:
             if state.sent:
                 state.link.call("tpc_abort", (state.id,)).wait()
-        except ClientDisconnected:
-            pass  # The server has aborted it because of that.
+        except (ClientDisconnected, ForkedStorageError):
+            pass  # The server has aborted it because of that, or it is the parent's.
         finally:
             state.end()
 
@@ -447,6 +519,16 @@ class ClientStorage(ConflictResolvingStorage):
     def _call(self, name, *args):
         link = self._connection.link()
         return link.call(name, args, drop_iterators(link)).wait()
+
+    def _ask(self, name, *args):
+        """Make a call that only reads: anew if this has left the server meanwhile."""
+        while True:
+            link = self._connection.link()
+            try:
+                return link.call(name, args, drop_iterators(link)).wait()
+            except ClientDisconnected:
+                if not link.is_retired:
+                    raise
 
     def _check_writable(self):
         if self._is_read_only:
@@ -475,8 +557,7 @@ class ClientStorage(ConflictResolvingStorage):
         state = self._find(transaction)
         if state is None:
             raise StorageTransactionError("the transaction has not begun here")
-        if state.link.is_lost:
-            raise ClientDisconnected("the connection was lost during the transaction")
+        state.link.check()
         return state
 
     # The reader thread.
@@ -486,3 +567,8 @@ class ClientStorage(ConflictResolvingStorage):
 
     def _stale(self):
         ZODB.event.notify(StaleCache(self))
+
+
+def _check_ids(oid, tid):
+    check_id("oid", oid)
+    check_id("tid", tid)

@@ -78,7 +78,8 @@ class Listener:
 
     def _talk(self, sock, address, server):
         # In the client's own thread.
-        channel = PlainChannel(sock, self._options.client_timeout)
+        options = self._options
+        channel = PlainChannel(sock, options.client_timeout, options.keep_alive)
         name = f"{address[0]}:{address[1]}" if address else "a local process"
         session = Session(channel, name, self._storages, self._options)
         with self._lock:

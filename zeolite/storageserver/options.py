@@ -32,5 +32,10 @@ class ServerOptions:
     #: Seconds from connecting to having registered.
     handshake_timeout: float = 30
 
+    #: Seconds of silence after which the system asks a TCP client for a sign of
+    #: life; after twice the time without one the client is cut off.  0: the
+    #: system's own, much longer times.
+    keep_alive: float = 30
+
     #: Bytes that a registered client may send in one message.
     max_message_size: int = DEFAULT_LIMIT

@@ -2,6 +2,9 @@
 
 import logging
 
+import ZODB.event
+
+from ..interfaces import Closed, Serving
 from ..wire.channel import format_address
 from .listener import Listener
 from .options import ServerOptions
@@ -36,7 +39,7 @@ class StorageServer:
         return self._listener.address
 
     def start(self):
-        """Begin to serve; returns at once."""
+        """Begin to serve; returns at once.  Notifies `interfaces.Serving`."""
         for served in self._served.values():
             served.start()
         self._listener.start()
@@ -45,15 +48,18 @@ class StorageServer:
             ", ".join(f"storage {name}" for name in self._served),
             format_address(self.address),
         )
+        ZODB.event.notify(Serving(self, self.address))
 
     def stop(self, patience=None):
         """Stop: no new clients, running commits end, others are aborted.
 
         Closes the storages and returns when all is done.  A pack that is running
         is waited for; with `patience` (seconds) for that long, and then its
-        storage is left open for the end of the process.
+        storage is left open for the end of the process.  Notifies
+        `interfaces.Closed`.
         """
         self._listener.stop(PATIENCE)
         for served in self._served.values():
             served.close(patience)
         logger.info("stopped serving at %s", format_address(self.address))
+        ZODB.event.notify(Closed(self))

@@ -9,12 +9,22 @@ more, because a closed descriptor's number may already belong to somebody else.
 `PlainChannel` and a channel for TLS have the same methods.
 """
 
+import errno
+import os
 import select
 import socket
+import struct
 import threading
 import time
 
 RECEIVE_SIZE = 64 * 1024
+
+#: Seconds; more of them Linux does not take for a `keep_alive`.
+MOST_KEEP_ALIVE = 10_000
+
+#: Seconds between two looks at whether connecting is still wanted, where the
+#: system does not wake up who waits for it.
+_LOOK = 0.2
 
 
 class ConnectionLost(Exception):
@@ -28,29 +38,63 @@ class PeerSilent(ConnectionLost):
 class PlainChannel:
     """A stream socket without encryption, TCP or Unix.
 
-    `sock` is connected; `stall_timeout` (seconds) is how long a send may wait
-    while the peer takes nothing.
+    `sock` is connected, or will be by `connect`; `stall_timeout` (seconds) is how
+    long a send may wait while the peer takes nothing.  With `keep_alive` (seconds)
+    the system asks a silent TCP peer for a sign of life after that time, and takes
+    it for dead after twice the time.
     """
 
-    def __init__(self, sock, stall_timeout):
+    def __init__(self, sock, stall_timeout, keep_alive=0):
         self._socket = sock
         self._stall_timeout = stall_timeout
         self._rest = b""
         # Keeps `shutdown` off a descriptor whose number is somebody else's by now.
         self._closing = threading.Lock()
         self._closed = False
+        self._ended = False  # It was shut down by this side.
         sock.setblocking(True)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # Sooner or later a peer is noticed whose machine has vanished.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _keep_alive(sock, keep_alive)
+
+    def connect(self, place, deadline):
+        """Connect to `place`, until `deadline` (`time.monotonic` seconds).
+
+        Raises `OSError`, and `ConnectionLost` after a `shutdown`.
+        """
+        self._socket.setblocking(False)
+        try:
+            self._socket.connect(place)
+        except BlockingIOError as error:
+            if error.errno != errno.EINPROGRESS:  # A Unix socket.
+                raise OSError(error.errno, "too many wait to be accepted") from error
+            self._wait_until_connected(deadline)
+        self._socket.setblocking(True)
+
+    def _wait_until_connected(self, deadline):
+        while not self._wait(select.POLLOUT, _LOOK) and not self._ended:
+            if time.monotonic() > deadline:
+                raise TimeoutError("it does not answer")
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if self._ended:
+            raise ConnectionLost("it is not wanted any more")
+        if code:
+            raise OSError(code, os.strerror(code))
+        # Without a listener, TCP may choose this very port for our own end.
+        if self._socket.getsockname() == self._socket.getpeername():
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+    def notice_silence(self, seconds):
+        """Have `receive` raise `PeerSilent` whenever nothing came for so long."""
+        value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 
     def receive(self, deadline=None):
         """Return the next bytes, b"" at the end of the stream.
 
-        Waits as long as it takes, or until `deadline` (`time.monotonic`
-        seconds), when it raises `PeerSilent`.  Raises `ConnectionLost` for a
-        broken connection.
+        Waits as long as it takes, see `notice_silence`; or until `deadline`
+        (`time.monotonic` seconds), when it raises `PeerSilent`.  Raises
+        `ConnectionLost` for a broken connection.
         """
         if deadline is not None:
             left = deadline - time.monotonic()
@@ -58,8 +102,10 @@ class PlainChannel:
                 raise PeerSilent("it did not say in time what was expected of it")
         try:
             return self._socket.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            raise PeerSilent("it has said nothing for a while") from None
         except OSError as error:
-            raise ConnectionLost(str(error)) from error
+            raise ConnectionLost(error.strerror or str(error)) from error
 
     def send(self, data=b""):
         """Send the rest of what was offered, then `data` (bytes), whole.
@@ -98,7 +144,12 @@ class PlainChannel:
 
     def shutdown(self):
         """End the stream in both directions; whoever waits in it wakes up."""
+        self._ended = True
         self._shutdown(socket.SHUT_RDWR)
+
+    def after_fork(self):
+        """Give the child's copy of the descriptor back; the peer notices nothing."""
+        self._socket.close()
 
     def close(self):
         """Give the descriptor back.  Nobody is sending or receiving any more."""
@@ -122,7 +173,7 @@ class PlainChannel:
             except BlockingIOError:
                 break
             except OSError as error:
-                raise ConnectionLost(str(error)) from error
+                raise ConnectionLost(error.strerror or str(error)) from error
             if sent == len(data):
                 return b""
             data = memoryview(data)[sent:]
@@ -132,6 +183,24 @@ class PlainChannel:
         poll = select.poll()
         poll.register(self._socket, event)
         return poll.poll(max(0, seconds) * 1000)
+
+
+def _keep_alive(sock, seconds):
+    """Have the system find out when a TCP peer's machine has vanished."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if not seconds:
+        return
+    idle, interval = max(1, round(seconds)), max(1, round(seconds / 3))
+    for option, value in (
+        ("TCP_KEEPIDLE", idle),
+        ("TCP_KEEPALIVE", idle),  # What macOS calls it.
+        ("TCP_KEEPINTVL", interval),
+        ("TCP_KEEPCNT", 3),
+        # For what was sent and is not acknowledged; milliseconds.
+        ("TCP_USER_TIMEOUT", int(seconds * 2000)),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def format_address(address):

@@ -1,0 +1,174 @@
+"""A storage in the child of a fork: a clear error, and no harm to the parent."""
+
+import os
+import subprocess
+import sys
+import traceback
+
+import pytest
+import transaction
+import ZODB
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import maxtid, p64, z64
+
+import zeolite
+from zeolite.clientstorage.storage import ClientStorage
+from zeolite.errors import ClientDisconnected, ForkedStorageError
+
+from .test_connecting import wait_until
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+
+
+def in_child(function, *args):
+    """Run a function in a forked child; fail if it raises."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function(*args)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, "see above for what the child has raised"
+
+
+@pytest.fixture
+def storage(server):
+    db = zeolite.DB(server.address)
+    with db.transaction() as connection:
+        connection.root()["x"] = 1
+    yield db.storage
+    db.close()
+
+
+def raises_forked(function, *args):
+    with pytest.raises(ForkedStorageError, match=f"process {os.getppid()}.*open anoth"):
+        function(*args)
+
+
+def test_every_use_is_an_error(storage):
+    txn = TransactionMetaData()
+    assert storage.load(z64)  # It is in the cache now.
+
+    def child():
+        for call, *args in (
+            (storage.loadBefore, z64, maxtid),
+            (storage.loadBefore, p64(99), maxtid),
+            (storage.prefetch, [z64], maxtid),
+            (storage.lastTransaction,),
+            (storage.ping,),
+            (storage.history, z64),
+            (storage.new_oid,),
+            (storage.iterator,),
+            (storage.tpc_begin, txn),
+            (storage.pack,),
+            (storage.getSize,),
+            (storage.new_addr, 1),
+        ):
+            raises_forked(call, *args)
+        assert not storage.is_connected()
+
+    in_child(child)
+    storage.ping()
+
+
+def test_transaction_that_began_before(storage):
+    txn = TransactionMetaData()
+    oid = storage.new_oid()
+    storage.tpc_begin(txn)
+    storage.store(oid, None, b"data", "", txn)
+
+    def child():
+        raises_forked(storage.store, oid, None, b"child's", "", txn)
+        raises_forked(storage.tpc_vote, txn)
+        raises_forked(storage.tpc_finish, txn)
+        storage.tpc_abort(txn)
+
+    in_child(child)
+    storage.tpc_vote(txn)
+    tid = storage.tpc_finish(txn)
+    assert storage.loadSerial(oid, tid) == b"data"
+
+
+def test_iterator_that_began_before(storage):
+    iterator = storage.iterator()
+    next(iterator)
+    in_child(raises_forked, next, iterator)
+    assert next(iterator)
+
+
+def test_child_closes_it_and_exits(storage):
+    link = storage._connection.link()
+
+    def child():
+        storage.close()
+        storage.close()
+
+    in_child(child)
+    storage.ping()
+    assert storage._connection.link() is link
+
+
+def test_database_and_connection_in_the_child(storage, server):
+    db = zeolite.DB(server.address)
+    connection = db.open()
+    root = connection.root()
+
+    def child():
+        raises_forked(transaction.begin)
+        db.close()
+
+    in_child(child)
+    transaction.begin()
+    assert root["x"] == 1
+    connection.close()
+    db.close()
+
+
+def test_child_opens_one_of_its_own(storage, server):
+    def child():
+        db = zeolite.DB(server.address)
+        with db.transaction() as connection:
+            connection.root()["child"] = 1
+        db.close()
+
+    in_child(child)
+    storage.ping()
+    db = ZODB.DB(storage)
+    with db.transaction() as connection:
+        assert connection.root()["child"] == 1
+
+
+def test_server_notices_that_the_parent_is_gone(server):
+    """Though the child is still there, and had the connection once."""
+    script = (
+        "import os, sys, zeolite\n"
+        f"storage = zeolite.client({server.address!r})\n"
+        "if os.fork() == 0:\n"
+        "    sys.stdin.read()\n"
+        "os._exit(0)\n"
+    )
+    status = ClientStorage(server.address)
+    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        assert parent.wait(20) == 0
+        wait_until(lambda: status.server_status()["connections"] == 1)
+    finally:
+        parent.stdin.close()  # The child ends.
+        status.close()
+
+
+def test_fork_while_it_connects(stack):
+    """The attempts of the parent go on, and the child has nothing of them."""
+    from tests.support import deadservers
+
+    address = stack.enter_context(deadservers.silent())
+    storage = ClientStorage(address, wait=False, wait_timeout=0.1)
+    stack.callback(storage.close)
+    in_child(raises_forked, storage.ping)
+    with pytest.raises(ClientDisconnected):
+        storage.ping()

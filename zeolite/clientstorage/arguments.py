@@ -1,0 +1,47 @@
+"""What callers may pass, checked before it costs the connection."""
+
+import math
+import threading
+
+
+def text(name, value):
+    """Return an argument that is to be a str."""
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} is a str, not {value!r} ({type(value).__name__}); "
+            f"write {name}={str(value)!r}"
+        )
+    return value
+
+
+def number_of_seconds(name, value, default, least=0, most=threading.TIMEOUT_MAX):
+    """Return an argument that is to be a number of seconds, None for the default."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    if math.isnan(value) or not least <= value <= most:
+        at_least = "not negative" if least == 0 else "greater than 0"
+        raise ValueError(
+            f"{name} is a number of seconds, {at_least} and at most {most:.0f}, "
+            f"not {value!r}"
+        )
+    return value
+
+
+def check_id(name, value):
+    """Raise unless `value` is an oid, a tid or a serial."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{name} is 8 bytes, not {value!r} ({type(value).__name__})")
+    if len(value) != 8:
+        raise ValueError(f"{name} is 8 bytes, not {len(value)}: {value!r}")
+
+
+def check_oid(value):
+    """Raise unless `value` is an oid that may be stored.
+
+    Storages count on from the largest, so the upper half is not for use.
+    """
+    check_id("oid", value)
+    if value[0] >= 0x80:
+        raise ValueError(f"oid is less than 2 ** 63, not {value!r}")

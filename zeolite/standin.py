@@ -1,0 +1,71 @@
+"""Standing in for ZEO, for code and configurations that import it by name.
+
+ZODB's own `<zeoclient>` section does `from ZEO.ClientStorage import ClientStorage`.
+With the modules made here it gets Zeolite's.
+"""
+
+import importlib
+import pathlib
+import sys
+import types
+
+from . import errors
+from .clientstorage.storage import ClientStorage
+
+#: What each module has from where; the package itself comes first.
+_NAMES = {
+    "ZEO": ("DB", "client", "connection", "server"),
+    "ZEO.ClientStorage": ("ClientStorage",),
+    "ZEO.Exceptions": (
+        "ClientStorageError",
+        "ClientDisconnected",
+        "ServerException",
+        "ProtocolError",
+    ),
+}
+
+
+class _Loader:
+    """Has `%import ZEO` in a configuration find the `<clientstorage>` section."""
+
+    def get_data(self, path):
+        return pathlib.Path(__file__).with_name(pathlib.Path(path).name).read_bytes()
+
+
+def install_as_ZEO():
+    """Have `import ZEO` find Zeolite from now on, in this process.
+
+    `ZEO.client`, `DB`, `connection` and `server`, `ZEO.ClientStorage`,
+    `ZEO.Exceptions`, ZODB's `<zeoclient>` section, and `%import ZEO` for a
+    `<clientstorage>` section.  May be called again.
+
+    Raises `RuntimeError` if the real ZEO is imported already: who has it would not
+    notice the change.
+    """
+    present = sys.modules.get("ZEO")
+    if getattr(present, "__loader__", None).__class__ is _Loader:
+        return
+    if present is not None or any(name.startswith("ZEO.") for name in sys.modules):
+        raise RuntimeError(
+            "the real ZEO is imported already, so Zeolite cannot stand in for it; "
+            "call install_as_ZEO() first of all, or do without ZEO"
+        )
+    zeolite = importlib.import_module(__package__)
+    sources = {
+        "ZEO": zeolite,
+        "ZEO.ClientStorage": types.SimpleNamespace(ClientStorage=ClientStorage),
+        "ZEO.Exceptions": errors,
+    }
+    for name, attributes in _NAMES.items():
+        module = types.ModuleType(name, "Zeolite, standing in for ZEO.")
+        for attribute in attributes:
+            setattr(module, attribute, getattr(sources[name], attribute))
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+    # A package, so that it may have modules and `%import` takes it; there is
+    # nothing at its path to be imported.
+    package = sys.modules["ZEO"]
+    package.__path__ = ["<zeolite>"]
+    package.__loader__ = _Loader()
