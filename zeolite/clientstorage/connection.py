@@ -62,6 +62,13 @@ def _is_invalidation(args):
     )
 
 
+_BLOB_CALLS = ("receiveBlobStart", "receiveBlobChunk", "receiveBlobStop")
+
+
+def _is_blob_call(args):
+    return 2 <= len(args) <= 3 and all(type(arg) is bytes for arg in args)
+
+
 def _is_id(value):
     return type(value) is bytes and len(value) == 8
 
@@ -256,6 +263,11 @@ class Connection:
         elif name == "info" and len(args) == 1 and type(args[0]) is dict:
             if early is None:
                 self._owner.informed(*args)
+        elif name in _BLOB_CALLS and _is_blob_call(args):
+            # One that nobody waits for any more is ignored.
+            download = link.downloads.get(args[:2])
+            if download is not None:
+                download.receive(name, args[-1])
         else:
             raise ProtocolError(f"the server's call of {name[:50]!r} makes no sense")
 

@@ -7,22 +7,26 @@ them.  What the server says by itself takes effect in `View`.
 import functools
 import itertools
 import logging
+import os
 import threading
 import time
 
+from ZODB.blob import BlobFile
 from ZODB.ConflictResolution import ConflictResolvingStorage
-from ZODB.POSException import ReadOnlyError, StorageTransactionError
+from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire.channel import format_address
-from . import addresses
+from . import addresses, transfer
+from .blobs import open_directory
 from .cache import ClientCache
 from .connection import Connection
+from .copying import copy_transactions
 from .history import filtered_undo_log
 from .indoubt import check_not_committed
 from .interfaces import provide
-from .iteration import TransactionIterator, copy_transactions, drop_iterators
+from .iteration import TransactionIterator, drop_iterators
 from .transaction import ClientTransaction, extension_of
 from .view import View
 
@@ -32,9 +36,6 @@ MB = 1024 * 1024
 
 # Arguments whose features this version does not have.
 _LATER = {
-    "blob_dir": "blobs",
-    "shared_blob_dir": "blobs",
-    "blob_cache_size": "blobs",
     "cache": "a persistent cache",
     "client": "a persistent cache",
     "var": "a persistent cache",
@@ -74,8 +75,20 @@ class ClientStorage(ConflictResolvingStorage):
         committed anywhere before it began.
     client_label
         A text that the server's log shows for this client.
-    min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify,
+    blob_dir
+        Directory (str) for blobs.  Without it there are none.
+    shared_blob_dir
+        Whether `blob_dir` is the server's own, by way of a shared file system.
+        Otherwise it is a cache, which several processes may use.
+    blob_cache_size
+        Size (int, bytes) that the cache of blobs is to have, None for no limit.
     blob_cache_size_check
+        How much may come in, in percent of that, before old blobs are removed.
+    blob_progress
+        Called as `blob_progress(kind, oid, done, total)` while a blob is sent or
+        received, with "upload" or "download", and bytes; `total` is None where it
+        is not known.  What it raises ends the transfer.
+    min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify
         Accepted for old configurations and without effect.
 
     The remaining arguments belong to features that this version does not have.
@@ -116,6 +129,7 @@ class ClientStorage(ConflictResolvingStorage):
         username=None,
         password=None,
         realm=None,
+        blob_progress=None,
     ):
         given = locals()
         for argument, feature in _LATER.items():
@@ -135,6 +149,12 @@ class ClientStorage(ConflictResolvingStorage):
         # What belongs to transactions that are records of another storage and
         # have no place for it.
         self._strangers = {}
+        self._blob_progress = blob_progress
+        self._blobs = open_directory(
+            blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check
+        )
+        #: ZODB's helper for names in the blob directory, or None.
+        self.fshelper = self._blobs.helper
         self._cache = ClientCache(cache_size)
         self._view = View(self._cache, self.__name__, self._connected)
         self._connection = Connection(
@@ -159,6 +179,7 @@ class ClientStorage(ConflictResolvingStorage):
         """Disconnect, and give the cache back."""
         self._connection.close()
         self._cache.close()
+        self._blobs.close()
 
     def getName(self):
         """The name, and whether there is a connection."""
@@ -326,6 +347,76 @@ class ClientStorage(ConflictResolvingStorage):
         state = self._get(transaction)
         self._gather(state, "checkCurrentSerialInTransaction", oid, serial, state.id)
 
+    # Blobs.
+
+    def temporaryDirectory(self):
+        return self._blobs.temporary()
+
+    def loadBlob(self, oid, serial):
+        """Return the path of a blob, which is downloaded if it is not there.
+
+        The file may be removed from a cache of limited size at any time: see
+        `openCommittedBlobFile`.
+        """
+        return self._blobs.load(oid, serial, self._download(oid, serial))
+
+    def openCommittedBlobFile(self, oid, serial, blob=None):
+        """Return an open file, a `BlobFile` of `blob` if that is given."""
+
+        def opener(path):
+            return open(path, "rb") if blob is None else BlobFile(path, "r", blob)
+
+        return self._blobs.open(oid, serial, self._download(oid, serial), opener)
+
+    def _download(self, oid, serial):
+        progress = self._progress("download", oid, None)
+
+        def fetch(write):
+            transfer.download(self._connection.link(), oid, serial, write, progress)
+
+        return fetch
+
+    def storeBlob(self, oid, serial, data, path, version, transaction):
+        """Store an object and its blob, the file at `path`, which is taken over."""
+        assert not version
+        state = self._get(transaction)
+        path, name = self._take_blob(state, oid, path)
+        state.remember(oid, data)
+        if name is None:
+            self._send_blob(state, path, "storeBlobEnd", oid, serial, data, state.id)
+        else:
+            state.add("storeBlobShared", oid, serial, data, name, state.id)
+
+    def restoreBlob(self, oid, serial, data, path, prev_txn, transaction):
+        """Like `restore` and `storeBlob`.  Only Zeolite servers can do it."""
+        state = self._get(transaction)
+        if not state.link.is_zeolite:
+            raise Unsupported("the server cannot restore blobs")
+        path, name = self._take_blob(state, oid, path)
+        state.forget([oid])
+        args = "restoreBlob", oid, serial, data, name, prev_txn, state.id
+        if name is None:
+            self._send_blob(state, path, *args)
+        else:
+            state.add(*args)
+
+    def _take_blob(self, state, oid, path):
+        """Take a file over; return its path, and its name if the server can see it."""
+        path = self._blobs.take(path, oid)
+        state.blobs.append((oid, path))
+        return path, os.path.basename(path) if self._blobs.sends_names else None
+
+    def _send_blob(self, state, path, name, oid, *args):
+        with open(path, "rb") as file:
+            progress = self._progress("upload", oid, os.fstat(file.fileno()).st_size)
+            end = name, (oid, *args)
+            transfer.upload(state.link, file, state.take(), end, progress)
+
+    def _progress(self, kind, oid, total):
+        if self._blob_progress is None:
+            return lambda done: None
+        return lambda done: self._blob_progress(kind, oid, done, total)
+
     def tpc_vote(self, transaction):
         state = self._get(transaction)
         changed = []
@@ -369,7 +460,9 @@ class ClientStorage(ConflictResolvingStorage):
         finished = functools.partial(self._view.finished, state, f)
         call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
         try:
-            return call.wait()
+            tid = call.wait()
+            self._blobs.committed(state.blobs, tid)
+            return tid
         except ClientDisconnected as error:
             if call.is_answered:
                 raise  # It is `f`'s.

@@ -22,6 +22,7 @@ from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost
 from ..wire.messages import plain_only
+from . import blobs
 from .commit import DELAYED, Transaction
 from .metadata import transaction_metadata
 
@@ -123,6 +124,11 @@ def _get_tid(session, oid):
     return get_tid(oid) if get_tid else load_current(session.storage, oid)[1]
 
 
+def _send_blob(session, oid, serial):
+    session.counts["loads"] += 1
+    blobs.send(session, oid, serial)
+
+
 def _history(session, oid, size=1):
     return plain_only(session.storage.history(oid, size))
 
@@ -218,6 +224,55 @@ def _store(session, oid, serial, data, id):
 def _restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
     session.transaction(id).stage("restore", oid, serial, data, prev_txn)
+
+
+def _store_blob_start(session):
+    _give_up_upload(session)
+    session.check_writable()
+    session.upload = blobs.Upload(session.storage)
+
+
+def _store_blob_chunk(session, chunk):
+    if session.upload is not None:
+        session.upload.add(chunk)
+
+
+def _store_blob_end(session, oid, serial, data, id):
+    _stage_blob(session, id, None, "store_blob", oid, serial, data)
+
+
+def _store_blob_shared(session, oid, serial, data, name, id):
+    _stage_blob(session, id, name, "store_blob", oid, serial, data)
+
+
+def _restore_blob(session, oid, serial, data, name, prev_txn, id):
+    _stage_blob(session, id, name, "restore_blob", oid, serial, data, prev_txn)
+
+
+def _stage_blob(session, id, name, method, oid, *args):
+    """Stage a blob that was uploaded or, with a name, that is in its directory."""
+    try:
+        transaction = session.transaction(id)
+        session.counts["stores"] += 1
+        try:
+            if name is not None:
+                path = blobs.shared_file(session.storage, oid, name)
+            elif session.upload is not None:
+                path = session.upload.end()
+            else:
+                raise StorageError("no blob was uploaded")
+        except Exception as error:
+            transaction.fail(error)
+        else:
+            transaction.stage_blob(method, oid, *args, path)
+    finally:
+        _give_up_upload(session)
+
+
+def _give_up_upload(session):
+    upload, session.upload = session.upload, None
+    if upload is not None:
+        upload.close()
 
 
 def _delete_object(session, oid, serial, id):
@@ -334,6 +389,7 @@ METHODS = {
     "loadSerial": Method(_load_serial, _is_id, _is_id),
     "getTid": Method(_get_tid, _is_id),
     "history": Method(_history, _is_id, _is_int, optional=1),
+    "sendBlob": Method(_send_blob, _is_id, _is_id, helper=True),
     "record_iternext": Method(_record_iternext, _is_id_or_none, optional=1),
     "undoLog": Method(_undo_log, _is_int, _is_int, helper=True),
     "undoInfo": Method(
@@ -362,6 +418,24 @@ METHODS = {
     ),
     "storea": Method(_store, _is_oid, _is_id_or_none, _is_bytes, _is_int),
     "restorea": Method(_restore, _is_oid, _is_id, _is_data, _is_id_or_none, _is_int),
+    "storeBlobStart": Method(_store_blob_start),
+    "storeBlobChunk": Method(_store_blob_chunk, _is_bytes),
+    "storeBlobEnd": Method(
+        _store_blob_end, _is_oid, _is_id_or_none, _is_bytes, _is_int
+    ),
+    "storeBlobShared": Method(
+        _store_blob_shared, _is_oid, _is_id_or_none, _is_bytes, _is(str), _is_int
+    ),
+    # Only our clients know this one.
+    "restoreBlob": Method(
+        _restore_blob,
+        _is_oid,
+        _is_id,
+        _is_bytes,
+        _is(str, type(None)),
+        _is_id_or_none,
+        _is_int,
+    ),
     "deleteObject": Method(_delete_object, _is_id, _is_id, _is_int),
     "checkCurrentSerialInTransaction": Method(_check_current, _is_id, _is_id, _is_int),
     "undoa": Method(_undo, _is_bytes, _is_int),
