@@ -8,8 +8,7 @@ processes on one machine:
     N/M.TID.blob.dl             one that is being downloaded, locked by who does it
     check_size.lock             locked by who removes what was not used for long
     check_size.added            bytes that came in since that was done, as a number
-    tmp/zeolite-XXXX/           uncommitted files of one storage
-    tmp/zeolite-XXXX/lock       locked as long as that storage is open
+    tmp/                        uncommitted files; locked by all storages that are open
 
 All locks are the kernel's (`flock`) and end with their process.  So whatever is
 not locked and not whole was left behind by a process that is gone.
@@ -28,13 +27,16 @@ from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import u64
 
 from ..errors import ConfigurationError
-from .blobcheck import SizeCheck, is_at, try_lock
+from .blobcheck import SizeCheck, is_at
 
 logger = logging.getLogger(__name__)
 
 _BUCKETS = 997
 _PARTIAL = ".dl"
 _OWN = "zeolite-"
+
+#: Seconds after which nobody comes back for an uncommitted file.
+_OLD = 3600
 
 #: How often a blob is fetched again that is removed before it could be opened.
 _ATTEMPTS = 10
@@ -167,19 +169,15 @@ class CacheDirectory(_Directory):
     def __init__(self, path, size=None, check=10):
         hint = "with shared_blob_dir, the server's directory may be there"
         super().__init__(path, "zeocache", hint)
-        with _locked(self.helper.temp_dir) as common:
-            _remove_abandoned(common)
-            self.helper.temp_dir = own = tempfile.mkdtemp("", _OWN, common)
-            self._lock = try_lock(os.path.join(own, "lock"), create=True)
+        self._lock = _enter(self.helper.temp_dir)
         self._check = SizeCheck(path, size, check)
 
     def close(self):
-        """Let others remove what is left uncommitted."""
+        """Say that the directory is not used any more."""
         self._check.close()
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self.helper.temp_dir, "lock"))
-            os.rmdir(self.helper.temp_dir)
-        os.close(self._lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def take(self, path, oid):
         """Take over an uncommitted file; return its path from now on."""
@@ -192,7 +190,7 @@ class CacheDirectory(_Directory):
                 target = self.path(oid, tid)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 size = os.stat(path).st_size
-                os.rename(path, target)
+                os.replace(path, target)
                 self._check.added(size)
         except OSError as error:
             # They can be had from the server.
@@ -230,9 +228,9 @@ class CacheDirectory(_Directory):
                 file.truncate(0)  # What a process has left that was killed.
                 download(lambda data: _write(file, data))
                 os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o400)
                 size = file.tell()
-                os.rename(partial, path)
+                ZODB.blob.set_not_writable(partial)
+                os.replace(partial, path)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(partial)
@@ -240,25 +238,33 @@ class CacheDirectory(_Directory):
         self._check.added(size)
 
 
-@contextlib.contextmanager
-def _locked(directory):
+def _enter(directory):
+    """Lock a directory of uncommitted files, with others; return the descriptor.
+
+    Who is alone removes what processes have left that were killed.
+    """
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield directory
-    finally:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_old(directory)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except BaseException:
         os.close(handle)
+        raise
+    return handle
 
 
-def _remove_abandoned(directory):
-    """Remove the uncommitted files of storages whose process is gone."""
+def _remove_old(directory):
     for entry in os.scandir(directory):
-        if entry.name.startswith(_OWN) and entry.is_dir():
-            with contextlib.suppress(OSError):
-                lock = try_lock(os.path.join(entry.path, "lock"), create=True)
-                if lock is not None:
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                    os.close(lock)
+        # Not all that use it lock it: ZEO's client storages do not.
+        with contextlib.suppress(OSError):
+            if time.time() - entry.stat().st_mtime < _OLD:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def _mark(path, layout):

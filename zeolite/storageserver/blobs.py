@@ -30,9 +30,7 @@ PREFIX = "zeolite-upload-"
 
 #: What clients that share the blob directory may call a file to be stored: no
 #: separators, no leading dot, and not what blobs are called that are committed.
-_shared_name = re.compile(
-    r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}\.tmp", re.ASCII
-).fullmatch
+_shared_name = re.compile(r"[^/\0.][^/\0]{0,200}\.tmp-?", re.DOTALL).fullmatch
 
 
 def directory_of(storage):

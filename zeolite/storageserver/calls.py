@@ -361,6 +361,11 @@ def _is_id_or_none(value):
     return value is None or _is_id(value)
 
 
+def _is_serial(value):
+    """What was read before: None, zeros or, from careless clients, text of zeros."""
+    return _is_id_or_none(value) or value == "\0" * 8
+
+
 def _is(*types):
     return lambda value: type(value) in types
 
@@ -416,15 +421,15 @@ METHODS = {
         _is_text,
         optional=2,
     ),
-    "storea": Method(_store, _is_oid, _is_id_or_none, _is_bytes, _is_int),
+    "storea": Method(_store, _is_oid, _is_serial, _is_bytes, _is_int),
     "restorea": Method(_restore, _is_oid, _is_id, _is_data, _is_id_or_none, _is_int),
     "storeBlobStart": Method(_store_blob_start),
     "storeBlobChunk": Method(_store_blob_chunk, _is_bytes),
     "storeBlobEnd": Method(
-        _store_blob_end, _is_oid, _is_id_or_none, _is_bytes, _is_int
+        _store_blob_end, _is_oid, _is_serial, _is_bytes, _is_int
     ),
     "storeBlobShared": Method(
-        _store_blob_shared, _is_oid, _is_id_or_none, _is_bytes, _is(str), _is_int
+        _store_blob_shared, _is_oid, _is_serial, _is_bytes, _is(str), _is_int
     ),
     # Only our clients know this one.
     "restoreBlob": Method(
