@@ -8,7 +8,7 @@ import contextlib
 import os
 
 from .processes import Worker
-from .systems import FLOOR, answering, available
+from .systems import FLOOR, answering, available, serving
 
 
 @contextlib.contextmanager
@@ -22,6 +22,18 @@ def records(bench, system):
 def name_only(bench, system):
     """Nothing but the name: for what needs a new server in each round."""
     yield system
+
+
+@contextlib.contextmanager
+def with_blobs(bench, system):
+    """A database of records that can have blobs; for the floor, nothing."""
+    if system == FLOOR:
+        yield {"system": system}
+        return
+    path = bench.records()
+    blob_dir = bench.scratch.fresh("blobs")
+    with serving(bench.scratch, system, path, blob_dir) as (target, _):
+        yield target
 
 
 def with_idle_clients(count):

@@ -15,7 +15,14 @@ from collections.abc import Callable
 import psutil
 
 from .processes import Failed, Worker, run_jobs
-from .setups import idle, name_only, records, with_floor_on, with_idle_clients
+from .setups import (
+    idle,
+    name_only,
+    records,
+    with_blobs,
+    with_floor_on,
+    with_idle_clients,
+)
 from .sizes import QUICK
 from .systems import FILE_STORAGE, FLOOR, SERVERS, SYSTEMS, serving
 
@@ -132,6 +139,22 @@ def _percentile(values, percent):
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
+def _blobs(bench, target):
+    if target["system"] == FLOOR:
+        [seconds] = run_jobs(bench.scratch, ("copy", {"size": bench.sizes.blob}))
+        return [seconds * MILLI] * 2
+    parameters = {"target": target, "size": bench.sizes.blob}
+    [found] = run_jobs(bench.scratch, ("transfer", parameters))
+    return [seconds * MILLI for seconds in found]
+
+
+def _loads_beside_blobs(bench, target):
+    sizes = bench.sizes
+    parameters = {"target": target, "size": sizes.blob, "count": sizes.blob_loads}
+    [found] = run_jobs(bench.scratch, ("blob_loads", parameters))
+    return [seconds * MICRO for seconds in found]
+
+
 WORKLOADS = [
     Workload(
         ("raw round trip on 1 CPU, µs",), (FLOOR,), with_floor_on(1), _round_trips
@@ -189,5 +212,21 @@ WORKLOADS = [
         SERVERS,
         name_only,
         _pings_during_pack,
+    ),
+    Workload(
+        ("upload of a blob of 100 MB, ms", "download of a blob of 100 MB, ms"),
+        (FLOOR, *SERVERS),
+        with_blobs,
+        _blobs,
+    ),
+    Workload(
+        (
+            "load by a client with blobs, median, µs",
+            "load during uploads, median, µs",
+            "load during downloads, median, µs",
+        ),
+        SERVERS,
+        with_blobs,
+        _loads_beside_blobs,
     ),
 ]

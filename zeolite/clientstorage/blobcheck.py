@@ -51,9 +51,9 @@ class SizeCheck:
         self._path = path
         self._size = size
         self._share = size and max(1, size * check // 100)
-        self._lock = threading.Lock()  # Guards the two below.
+        self._lock = threading.Lock()  # Guards the three below.
         self._thread = None
-        self._closed = False
+        self._due = self._closed = False
         self.added(0, always=True)
 
     def added(self, size, always=False):
@@ -61,7 +61,8 @@ class SizeCheck:
         if self._size is None or not (self._count(size) >= self._share or always):
             return
         with self._lock:
-            if self._closed or (self._thread and self._thread.is_alive()):
+            self._due = True
+            if self._closed or self._thread is not None:
                 return
             self._thread = threading.Thread(
                 target=self._run, name="zeolite-blob-check", daemon=True
@@ -72,8 +73,9 @@ class SizeCheck:
         """End the thread, if there is one."""
         with self._lock:
             self._closed = True
-        if self._thread is not None:
-            self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _count(self, size):
         """Add to the number that all processes share; return the sum."""
@@ -86,21 +88,36 @@ class SizeCheck:
         return total
 
     def _run(self):
-        try:
-            self.check()
-        except Exception:
-            logger.exception("%s: removing old blobs failed", self._path)
+        while self._is_due():
+            try:
+                self.check()
+            except Exception:
+                logger.exception("%s: removing old blobs failed", self._path)
+
+    def _is_due(self):
+        with self._lock:
+            due, self._due = self._due and not self._closed, False
+            if not due:
+                self._thread = None
+            return due
 
     def check(self):
-        """Remove what was not used for longest, unless another process does."""
-        lock = try_lock(os.path.join(self._path, "check_size.lock"), create=True)
-        if lock is None:
-            return
-        try:
-            self._reset()
-            self._remove(self._size - self._share)
-        finally:
-            os.close(lock)
+        """Remove what was not used for longest, unless another process does.
+
+        That one counts once more when it is done, so that nothing is forgotten
+        that came in meanwhile.
+        """
+        due = True
+        while due and not self._closed:
+            lock = try_lock(os.path.join(self._path, "check_size.lock"), create=True)
+            if lock is None:
+                return
+            try:
+                self._reset()
+                self._remove(self._size - self._share)
+            finally:
+                os.close(lock)
+            due = self._count(0) >= self._share
 
     def _reset(self):
         path = os.path.join(self._path, "check_size.added")
@@ -138,9 +155,9 @@ class SizeCheck:
 
 
 def _write_number(file, number):
+    # As long as before, so that it needs no room on a disk that is full.
     file.seek(0)
-    file.truncate()
-    file.write(b"%d" % number)
+    file.write(b"%020d" % number)
     file.flush()
 
 

@@ -8,7 +8,8 @@ processes on one machine:
     N/M.TID.blob.dl             one that is being downloaded, locked by who does it
     check_size.lock             locked by who removes what was not used for long
     check_size.added            bytes that came in since that was done, as a number
-    tmp/                        uncommitted files; locked by all storages that are open
+    tmp/zeolite-*/              uncommitted files, a directory for each storage that
+                                is open, which has it locked
 
 All locks are the kernel's (`flock`) and end with their process.  So whatever is
 not locked and not whole was left behind by a process that is gone.
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 _BUCKETS = 997
 _PARTIAL = ".dl"
 _OWN = "zeolite-"
-
-#: Seconds after which nobody comes back for an uncommitted file.
-_OLD = 3600
 
 #: How often a blob is fetched again that is removed before it could be opened.
 _ATTEMPTS = 10
@@ -64,6 +62,14 @@ def open_directory(path, shared, size, check):
     (bytes or None) and `check` (percent of it) are for a cache.  Raises
     `ConfigurationError` for a directory of the wrong kind.
     """
+    if size is not None and not (type(size) is int and size > 0):
+        raise ConfigurationError(
+            f"blob_cache_size: {size!r} is not a number of bytes, at least 1"
+        )
+    if not (type(check) is int and 0 <= check < 100):
+        raise ConfigurationError(
+            f"blob_cache_size_check: {check!r} is not a percentage from 0 to 99"
+        )
     if path is None:
         return NoDirectory()
     return SharedDirectory(path) if shared else CacheDirectory(path, size, check)
@@ -161,7 +167,8 @@ class SharedDirectory(_Directory):
 class CacheDirectory(_Directory):
     """A cache of blobs, which other processes may use at the same time.
 
-    Any thread.  `download(write)` calls `write(bytes)` until all is there.
+    Any thread.  `download()` gets ready, and returns a function that is called with
+    another one, `write`, and calls `write(bytes)` until all is there.
     """
 
     sends_names = False
@@ -169,19 +176,32 @@ class CacheDirectory(_Directory):
     def __init__(self, path, size=None, check=10):
         hint = "with shared_blob_dir, the server's directory may be there"
         super().__init__(path, "zeocache", hint)
-        self._lock = _enter(self.helper.temp_dir)
-        self._check = SizeCheck(path, size, check)
+        _remove_abandoned(self.helper.temp_dir)
+        self._own, self._lock = _own_directory(self.helper.temp_dir)
+        try:
+            self._check = SizeCheck(path, size, check)
+        except BaseException:
+            self._leave()
+            raise
 
     def close(self):
         """Say that the directory is not used any more."""
         self._check.close()
+        self._leave()
+
+    def _leave(self):
         lock, self._lock = self._lock, None
         if lock is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
             os.close(lock)
+
+    def temporary(self):
+        """Return this storage's own directory (str) for uncommitted files."""
+        return self._own
 
     def take(self, path, oid):
         """Take over an uncommitted file; return its path from now on."""
-        return self._take(path, self.helper.temp_dir)
+        return self._take(path, self._own)
 
     def committed(self, blobs, tid):
         """The files of `blobs`, a list of (oid, path), were committed as `tid`."""
@@ -218,53 +238,61 @@ class CacheDirectory(_Directory):
 
     def _fetch(self, path, download):
         """Download a blob unless somebody else has done so meanwhile."""
+        receive = download()  # May wait for a connection, and keeps nobody waiting.
         partial = path + _PARTIAL
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(partial, "ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # Waits for who is downloading it.
-            if not is_at(file.fileno(), partial) or os.path.exists(path):
+            if not is_at(file.fileno(), partial):
+                return
+            if os.path.exists(path):
+                os.unlink(partial)  # It was there just before this one was made.
                 return
             try:
                 file.truncate(0)  # What a process has left that was killed.
-                download(lambda data: _write(file, data))
+                receive(lambda data: _write(file, data))
                 os.fsync(file.fileno())
                 size = file.tell()
-                ZODB.blob.set_not_writable(partial)
                 os.replace(partial, path)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(partial)
                 raise
-        self._check.added(size)
+        with contextlib.suppress(OSError):  # It is there already.
+            ZODB.blob.set_not_writable(path)
+            self._check.added(size)
 
 
-def _enter(directory):
-    """Lock a directory of uncommitted files, with others; return the descriptor.
-
-    Who is alone removes what processes have left that were killed.
-    """
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_old(directory)
-        fcntl.flock(handle, fcntl.LOCK_SH)
-    except BaseException:
+def _own_directory(parent):
+    """Make a directory that is locked; return its path and descriptor."""
+    while True:
+        path = tempfile.mkdtemp(prefix=_OWN, dir=parent)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # Somebody found it before it was locked.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if is_at(handle, path):
+                return path, handle
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
-        raise
-    return handle
 
 
-def _remove_old(directory):
-    for entry in os.scandir(directory):
-        # Not all that use it lock it: ZEO's client storages do not.
-        with contextlib.suppress(OSError):
-            if time.time() - entry.stat().st_mtime < _OLD:
-                continue
-            if entry.is_dir():
+def _remove_abandoned(parent):
+    """Remove the directories in `parent` whose processes are gone."""
+    for entry in os.scandir(parent):
+        if not entry.name.startswith(_OWN):
+            continue
+        with contextlib.suppress(OSError):  # It is somebody else's.
+            handle = os.open(entry.path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+            finally:
+                os.close(handle)
 
 
 def _mark(path, layout):
@@ -273,9 +301,9 @@ def _mark(path, layout):
     if layout == "automatic" or os.path.exists(marker):
         return
     handle, name = tempfile.mkstemp(dir=os.path.join(path, "tmp"))
-    with open(handle, "w") as file:
-        file.write(layout)
     try:
+        with open(handle, "w") as file:
+            file.write(layout)
         os.link(name, marker)
     except FileExistsError:
         pass  # Another process was faster.

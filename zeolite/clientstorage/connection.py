@@ -62,11 +62,14 @@ def _is_invalidation(args):
     )
 
 
-_BLOB_CALLS = ("receiveBlobStart", "receiveBlobChunk", "receiveBlobStop")
+#: What servers call when they send a blob, and how many arguments it has.
+_BLOB_CALLS = {"receiveBlobStart": 2, "receiveBlobChunk": 3, "receiveBlobStop": 2}
 
 
-def _is_blob_call(args):
-    return 2 <= len(args) <= 3 and all(type(arg) is bytes for arg in args)
+def _is_blob_call(name, args):
+    return len(args) == _BLOB_CALLS.get(name) and all(
+        type(arg) is bytes for arg in args
+    )
 
 
 def _is_id(value):
@@ -263,7 +266,7 @@ class Connection:
         elif name == "info" and len(args) == 1 and type(args[0]) is dict:
             if early is None:
                 self._owner.informed(*args)
-        elif name in _BLOB_CALLS and _is_blob_call(args):
+        elif _is_blob_call(name, args):
             # One that nobody waits for any more is ignored.
             download = link.downloads.get(args[:2])
             if download is not None:

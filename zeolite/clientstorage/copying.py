@@ -1,5 +1,6 @@
 """Copying all transactions from one storage to another."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -25,7 +26,8 @@ def copy_transactions(source, destination):
             for record in transaction:
                 path = blobs and _blob_copy(source, destination, record)
                 if path:
-                    store.blob(record, path, transaction)
+                    with _removed_on_error(path):
+                        store.blob(record, path, transaction)
                 else:
                     store.record(record, transaction)
             destination.tpc_vote(transaction)
@@ -47,6 +49,7 @@ class _Restore:
         )
 
     def blob(self, record, path, transaction):
+        """The file at `path` is the storage's from here on, if there is no error."""
         self._storage.restoreBlob(
             record.oid, record.tid, record.data, path, record.data_txn, transaction
         )
@@ -70,6 +73,16 @@ class _Store:
         self._serials[record.oid] = record.tid
 
 
+@contextlib.contextmanager
+def _removed_on_error(path):
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+
+
 def _blob_copy(source, destination, record):
     """Return the path of a copy of the record's blob, None if it has none."""
     if not is_blob_record(record.data):
@@ -80,10 +93,6 @@ def _blob_copy(source, destination, record):
         return None  # It was packed, or belongs to another transaction.
     with blob:
         handle, path = tempfile.mkstemp(".tmp", dir=destination.temporaryDirectory())
-        try:
-            with open(handle, "wb") as file:
-                shutil.copyfileobj(blob, file, 1024 * 1024)
-        except BaseException:
-            os.unlink(path)
-            raise
+        with _removed_on_error(path), open(handle, "wb") as file:
+            shutil.copyfileobj(blob, file, 1024 * 1024)
     return path

@@ -97,8 +97,10 @@ class Link:
         self.dropped_iterators = []
         #: (oid, serial) -> the `Download` of that blob.
         self.downloads = {}
-        #: Held by who uploads a blob.
+        #: Held by who uploads a blob.  It guards the calls that tell how far the
+        #: server is with the uploads.
         self.upload_lock = threading.Lock()
+        self.upload_pings = collections.deque()
         #: Whether the server is one of ours, and not a stock ZEO server.
         self.is_zeolite = False
         #: What a transaction holds from its first call to its last, if the

@@ -371,10 +371,11 @@ class ClientStorage(ConflictResolvingStorage):
     def _download(self, oid, serial):
         progress = self._progress("download", oid, None)
 
-        def fetch(write):
-            transfer.download(self._connection.link(), oid, serial, write, progress)
+        def connect():
+            link = self._connection.link()
+            return lambda write: transfer.download(link, oid, serial, write, progress)
 
-        return fetch
+        return connect
 
     def storeBlob(self, oid, serial, data, path, version, transaction):
         """Store an object and its blob, the file at `path`, which is taken over."""

@@ -1,12 +1,14 @@
 """Blobs between a file and a connection, chunk by chunk.
 
-An upload waits for the server now and then, so that what other threads ask for
-does not stand behind megabytes.  A download is written by the thread that wants
-it; the reader thread only hands the chunks over.
+Only a few chunks are on their way at a time, so that what other threads ask for
+does not stand behind megabytes: an upload waits for the server now and then, and
+a download tells the server which chunks were taken.  Stock ZEO servers send as
+fast as they can.  A download is written by the thread that wants it; the reader
+thread only hands the chunks over.
 """
 
+import contextlib
 import queue
-from collections import deque
 
 from ..errors import ProtocolError
 from ..wire import messages
@@ -15,11 +17,14 @@ from .link import Call
 #: Bytes in one message.
 CHUNK = 64 * 1024
 
-#: How many chunks of an upload may be on their way.
-_WINDOW = 3
+#: How many chunks of an upload or a download may be on their way.
+WINDOW = 3
 
 #: How many chunks of a download may wait to be written.
 _WAITING = 64
+
+#: Seconds until whoever writes a download, and takes nothing, has lost it.
+STALL_TIMEOUT = 60
 
 
 def upload(link, file, before, end, progress):
@@ -31,26 +36,36 @@ def upload(link, file, before, end, progress):
     """
     with link.upload_lock:
         link.post(before + messages.encode_one_way("storeBlobStart", ()))
-        pings, done = deque(), 0
-        while chunk := file.read(CHUNK):
-            data = messages.encode_one_way("storeBlobChunk", (chunk,))
-            pings.append(link.call("ping", (), before=data))
-            done += len(chunk)
-            progress(done)
-            if len(pings) > _WINDOW:
-                pings.popleft().wait()
+        done = 0
+        try:
+            while chunk := file.read(CHUNK):
+                data = messages.encode_one_way("storeBlobChunk", (chunk,))
+                link.upload_pings.append(link.call("ping", (), before=data))
+                done += len(chunk)
+                progress(done)
+                while len(link.upload_pings) > WINDOW:
+                    link.upload_pings.popleft().wait()
+        except BaseException:
+            if not link.is_zeolite:
+                # A stock server would take the next blob for this one's rest.
+                link.end()
+            raise
         link.post(messages.encode_one_way(*end))
 
 
 class Download(Call):
-    """The call that asks for a blob, and the chunks that come before its reply."""
+    """The call that asks for a blob, and the chunks that come before its reply.
 
-    __slots__ = ("_chunks", "_is_dropped", "_is_whole")
+    It is in `table` under `key` until the reply.
+    """
 
-    def __init__(self):
+    __slots__ = ("_chunks", "_is_dropped", "_is_late", "_is_whole", "_key", "_table")
+
+    def __init__(self, table, key):
         super().__init__()
+        self._table, self._key = table, key
         self._chunks = queue.Queue(_WAITING)
-        self._is_dropped = self._is_whole = False
+        self._is_dropped = self._is_late = self._is_whole = False
 
     # The reader thread.
 
@@ -58,28 +73,35 @@ class Download(Call):
         """Take a call of the server's about this blob."""
         if name == "receiveBlobStop":
             self._is_whole = True
-        elif name == "receiveBlobChunk" and not self._is_dropped:
-            self._chunks.put(chunk)
+        elif name == "receiveBlobChunk":
+            self._hand_over(chunk)
+
+    def _hand_over(self, item):
+        if not self._is_dropped:
+            try:
+                self._chunks.put(item, timeout=STALL_TIMEOUT)
+            except queue.Full:
+                # The others shall not wait for it for ever.
+                self._is_late = self._is_dropped = True
 
     def _finish(self):
+        self._table.pop(self._key, None)
         super()._finish()
-        if not self._is_dropped:
-            self._chunks.put(None)
+        self._hand_over(None)
 
     # Whoever wants the blob.
 
-    def write(self, write, progress):
-        """Call `write(bytes)` until all is there.
+    def write(self, write, taken):
+        """Call `write(bytes)` until all is there; `taken(bytes so far)` after each.
 
-        `progress(bytes so far)` is called after each chunk.  Raises the server's
-        error.
+        Raises the server's error.
         """
         try:
             done = 0
-            while (chunk := self._chunks.get()) is not None:
+            while (chunk := self._next()) is not None:
                 write(chunk)
                 done += len(chunk)
-                progress(done)
+                taken(done)
             self.wait()
             if not self._is_whole:
                 raise ProtocolError("the server has not sent the whole blob")
@@ -89,14 +111,40 @@ class Download(Call):
             while not self._chunks.empty():
                 self._chunks.get_nowait()
 
+    def _next(self):
+        if self._is_late:
+            raise TimeoutError(f"nothing was written for {STALL_TIMEOUT} seconds")
+        return self._chunks.get()
+
+    def wait_for_end(self):
+        """Wait until the server has done with it, one way or the other."""
+        with contextlib.suppress(Exception):
+            self.wait()
+
 
 def download(link, oid, serial, write, progress):
-    """Ask for a blob and call `write(bytes)` until all is there."""
-    call = Download()
-    link.downloads[oid, serial] = call
+    """Ask for a blob and call `write(bytes)` until all is there.
+
+    Not for two threads at a time that want the same blob.
+    """
+    key = oid, serial
+    given_up = link.downloads.get(key)
+    if given_up is not None:
+        given_up.wait_for_end()  # Its chunks would be taken for ours.
+    call = link.downloads[key] = Download(link.downloads, key)
+
+    def received(count):
+        if link.is_zeolite:
+            link.post(messages.encode_one_way("blobReceived", (oid, serial, count)))
+
+    def taken(done):
+        received(1)
+        progress(done)
+
+    link.start(call, "sendBlob", (*key, WINDOW) if link.is_zeolite else key)
     try:
-        link.start(call, "sendBlob", (oid, serial))
-        call.write(write, progress)
-    finally:
-        if link.downloads.get((oid, serial)) is call:
-            del link.downloads[oid, serial]
+        call.write(write, taken)
+    except BaseException:
+        if not call.is_done:
+            received(0)
+        raise

@@ -6,14 +6,18 @@ directory, so that the storage need only rename it, and the commit lock is held
 by nobody meanwhile.  None of these calls has a reply: an error is kept for the
 vote of the transaction that the blob turns out to belong to.
 
-A download is sent chunk by chunk from a thread of its own.
+A download is sent chunk by chunk from a thread of its own.  Our clients say how
+many chunks may be on their way, and when they have taken one, so that what other
+threads of theirs ask for does not stand behind megabytes.
 """
 
+import contextlib
 import logging
 import os
 import re
 import stat
 import tempfile
+import threading
 
 import ZODB.interfaces
 from ZODB.POSException import StorageError, Unsupported
@@ -58,9 +62,10 @@ def remove_abandoned(storage):
 
     Only for the one process that serves the storage.
     """
-    if not ZODB.interfaces.IBlobStorage.providedBy(storage):
+    try:
+        directory = directory_of(storage)
+    except Unsupported:
         return
-    directory = storage.temporaryDirectory()
     for name in os.listdir(directory):
         if name.startswith(PREFIX):
             remove(os.path.join(directory, name))
@@ -113,7 +118,8 @@ class Upload:
     def _discard(self):
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
             remove(file.name)
 
 
@@ -143,13 +149,62 @@ def shared_file(storage, oid, name):
     return path
 
 
-def send(session, oid, serial):
-    """Send a committed blob, chunk by chunk.  In a thread of its own."""
+class Window:
+    """How many chunks of a download a client has room for.
+
+    A helper takes, the session's own thread grants and closes.
+    """
+
+    def __init__(self, room):
+        self._room = threading.Semaphore(room)
+        self._closed = False
+
+    def take(self):
+        """Wait for room for one chunk.  Raises `StorageError` when it is closed."""
+        self._room.acquire()
+        if self._closed:
+            raise StorageError("the download of a blob was given up")
+
+    def grant(self, count=1):
+        self._room.release(min(count, 1000))  # More than that is never on its way.
+
+    def close(self):
+        """The client wants no more of it."""
+        self._closed = True
+        self._room.release()
+
+
+class _NoWindow:
+    """For clients that take what comes."""
+
+    def take(self):
+        pass
+
+
+def send(session, oid, serial, room=None):
+    """Send a committed blob, chunk by chunk.  In a thread of its own.
+
+    `room` is how many chunks may be on their way, None for no limit.
+    """
     directory_of(session.storage)
+    if room is None:
+        _send(session, oid, serial, _NoWindow())
+        return
+    window = Window(max(room, 1))
+    if session.windows.setdefault((oid, serial), window) is not window:
+        raise StorageError("this blob is being sent already")
+    try:
+        _send(session, oid, serial, window)
+    finally:
+        del session.windows[oid, serial]
+
+
+def _send(session, oid, serial, window):
     deliver = session.delivery.stream
     with session.storage.openCommittedBlobFile(oid, serial) as file:
         deliver(messages.encode_one_way("receiveBlobStart", (oid, serial)))
         while chunk := file.read(CHUNK):
+            window.take()
             args = oid, serial, chunk
             deliver(messages.encode_one_way("receiveBlobChunk", args))
     deliver(messages.encode_one_way("receiveBlobStop", (oid, serial)))

@@ -83,9 +83,19 @@ def _get_tid(session, oid):
     return get_tid(oid) if get_tid else load_current(session.storage, oid)[1]
 
 
-def _send_blob(session, oid, serial):
+def _send_blob(session, oid, serial, room=None):
     session.counts["loads"] += 1
-    blobs.send(session, oid, serial)
+    blobs.send(session, oid, serial, room)
+
+
+def _blob_received(session, oid, serial, count):
+    window = session.windows.get((oid, serial))
+    if window is None:
+        return  # It has ended meanwhile.
+    if count > 0:
+        window.grant(count)
+    else:
+        window.close()
 
 
 def _history(session, oid, size=1):
@@ -164,7 +174,10 @@ METHODS = {
     "loadSerial": Method(_load_serial, is_id, is_id),
     "getTid": Method(_get_tid, is_id),
     "history": Method(_history, is_id, is_int, optional=1),
-    "sendBlob": Method(_send_blob, is_id, is_id, helper=True),
+    # Our clients say how many chunks may be on their way, and when they have taken
+    # some; with 0 they give up.
+    "sendBlob": Method(_send_blob, is_id, is_id, is_int, optional=1, helper=True),
+    "blobReceived": Method(_blob_received, is_id, is_id, is_int),
     "record_iternext": Method(_record_iternext, is_id_or_none, optional=1),
     "undoLog": Method(_undo_log, is_int, is_int, helper=True),
     "undoInfo": Method(

@@ -4,7 +4,6 @@ The functions named `is_...` say whether a value is of a type.
 """
 
 from ..errors import ProtocolError
-from .commit import DELAYED
 
 
 class Method:

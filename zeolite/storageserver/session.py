@@ -60,6 +60,8 @@ class Session:
         self.iterators = None
         #: The blob that the client is sending, if any.
         self.upload = None
+        #: (oid, serial) -> the `Window` of that blob's download.
+        self.windows = {}
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def __str__(self):
@@ -241,6 +243,8 @@ class Session:
         # Whoever still listens shall find the connection closed, and not be told
         # that its transactions are aborted.
         self.delivery.close()
+        for window in list(self.windows.values()):
+            window.close()
         try:
             for transaction in self.transactions.values():
                 transaction.abort("its client is gone")
