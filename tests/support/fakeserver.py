@@ -19,6 +19,8 @@ class FakeServer:
         self._listener.settimeout(20)
         self.address = self._listener.getsockname()
         self._scripts = []
+        #: What it says to `get_info`.
+        self.info = {"length": 1, "size": 2, "name": "fake"}
 
     def accept(self, tid=FIRST_TID, register=True):
         """Take a client through the handshake, and registering."""
@@ -28,7 +30,7 @@ class FakeServer:
         script.send_frame(self._protocol)
         if register:
             script.answer("register", tid)
-            script.answer("get_info", {"length": 1, "size": 2, "name": "fake"})
+            script.answer("get_info", self.info)
         return script
 
     def accept_in_background(self, tid=FIRST_TID):

@@ -82,7 +82,7 @@ class SizeCheck:
         path = os.path.join(self._path, "check_size.added")
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            known = file.read(30)
+            known = file.read(20)
             total = size + (int(known) if known.isdigit() else 0)
             _write_number(file, total)
         return total
