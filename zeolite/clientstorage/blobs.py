@@ -32,6 +32,7 @@ from .blobcheck import SizeCheck, is_at
 
 logger = logging.getLogger(__name__)
 
+_CACHE = "zeocache"
 _BUCKETS = 997
 _PARTIAL = ".dl"
 _OWN = "zeolite-"
@@ -52,7 +53,7 @@ class CacheLayout:
         return os.path.join(str(bucket), name)
 
 
-ZODB.blob.LAYOUTS.setdefault("zeocache", CacheLayout())
+ZODB.blob.LAYOUTS.setdefault(_CACHE, CacheLayout())
 
 
 def open_directory(path, shared, size, check):
@@ -139,8 +140,10 @@ class SharedDirectory(_Directory):
     sends_names = True
 
     def __init__(self, path):
-        hint = "without shared_blob_dir, a cache of blobs may be there"
+        hint = "without shared_blob_dir it can be used as one"
         super().__init__(path, "automatic", hint)
+        if self.helper.layout_name == _CACHE:
+            raise ConfigurationError(f"blob_dir: {path} is a cache of blobs: {hint}")
 
     def close(self):
         pass
@@ -175,7 +178,7 @@ class CacheDirectory(_Directory):
 
     def __init__(self, path, size=None, check=10):
         hint = "with shared_blob_dir, the server's directory may be there"
-        super().__init__(path, "zeocache", hint)
+        super().__init__(path, _CACHE, hint)
         _remove_abandoned(self.helper.temp_dir)
         self._own, self._lock = _own_directory(self.helper.temp_dir)
         try:
