@@ -83,11 +83,13 @@ class ClientStorage(ConflictResolvingStorage):
     blob_cache_size
         Size (int, bytes) that the cache of blobs is to have, None for no limit.
     blob_cache_size_check
-        How much may come in, in percent of that, before old blobs are removed.
+        How much may come in, in percent of that, before old blobs are removed: 0 to
+        99.
     blob_progress
         Called as `blob_progress(kind, oid, done, total)` while a blob is sent or
         received, with "upload" or "download", and bytes; `total` is None where it
-        is not known.  What it raises ends the transfer.
+        is not known.  It runs in the thread that stores or opens the blob, and
+        what it raises ends the transfer.
     min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify
         Accepted for old configurations and without effect.
 
@@ -95,7 +97,8 @@ class ClientStorage(ConflictResolvingStorage):
     They raise `NotImplementedError` if they are used.
 
     Raises `zeolite.errors.ClientDisconnected` if `wait` is true and there is no
-    connection in time.
+    connection in time, and `zeolite.errors.ConfigurationError` for a directory of
+    the wrong kind.
 
     Any number of threads may use a storage.  `_lock` guards the list of new oids.
     """
