@@ -200,7 +200,7 @@ def test_clientstorage_section(serve):
     store(port, x=1)
     db = ZODB.config.databaseFromString(
         f"""
-        %import zeolite
+        %%import zeolite
         <zodb>
           <clientstorage>
             server {port}
@@ -223,7 +223,6 @@ def test_clientstorage_section(serve):
     "line, text",
     [
         ("cache-path x", "cache"),
-        ("blob-dir x", "blob_dir"),
         ("read-only-fallback on", "read_only_fallback"),
         ("<ssl>\ncertificate x\n</ssl>", "TLS"),
     ],
@@ -235,6 +234,27 @@ def test_clientstorage_section_with_later_features(line, text):
         ZODB.config.storageFromString(
             f"%import zeolite\n<clientstorage>\nserver 1\n{line}\n</clientstorage>"
         )
+
+
+def test_clientstorage_section_with_blobs(tmp_path, serve):
+    import ZODB.config
+
+    address = serve(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    section = f"""
+        %%import zeolite
+        <clientstorage>
+          server {address[0]}:{address[1]}
+          blob-dir {tmp_path / "cache"}
+          blob-cache-size 1MB
+          blob-cache-size-check %s
+        </clientstorage>
+        """
+    storage = ZODB.config.storageFromString(section % 20)
+    assert storage.temporaryDirectory().startswith(str(tmp_path / "cache"))
+    assert storage._blobs._check._share == 1024 * 1024 // 5
+    storage.close()
+    with pytest.raises(ConfigurationError, match="from 0 to 99"):
+        ZODB.config.storageFromString(section % 100)
 
 
 def test_vendored_copy_works(tmp_path, serve):

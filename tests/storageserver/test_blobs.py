@@ -7,10 +7,13 @@ import errno
 import logging
 import os
 import select
+import shutil
+import tempfile
 import threading
 
 import pytest
 from ZODB.blob import Blob, BlobStorage
+from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.serialize import ObjectWriter
@@ -258,6 +261,15 @@ class TestUpload:
                 pass
         serve(storage)
         assert uploads(storage) == ["somebody-elses"]
+
+    def test_storage_that_makes_a_directory_when_it_needs_one(self, serve):
+        storage = DemoStorage()
+        client = serve(storage).connect()
+        assert os.listdir(tempfile.gettempdir()) == []
+        tid = commit(client, 1)
+        assert received(client, client.call("sendBlob", OID, tid)) == CHUNK
+        shutil.rmtree(storage.temporaryDirectory())
+        shutil.rmtree(storage.changes.fshelper.base_dir)
 
     def test_several_blobs_of_one_transaction(self, server, storage):
         client = server.connect()

@@ -8,6 +8,7 @@ directory is smaller than its size by that share.  What is open is not removed.
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import threading
 
@@ -57,7 +58,10 @@ class SizeCheck:
         self.added(0, always=True)
 
     def added(self, size, always=False):
-        """A blob of `size` bytes came in; look at the directory if it is time."""
+        """`size` bytes came or come in; look at the directory if it is time.
+
+        Raises `OSError` where that cannot be counted.
+        """
         if self._size is None or not (self._count(size) >= self._share or always):
             return
         with self._lock:
@@ -138,7 +142,8 @@ class SizeCheck:
             logger.info("%s: %d bytes of old blobs removed", self._path, removed)
 
     def _files(self):
-        """Yield (time of the last use, size, path) of all blobs.
+        """Yield (time of the last use, size, path) of all blobs, and of downloads
+        that are under way.
 
         Removes downloads whose process is gone.
         """
@@ -151,7 +156,8 @@ class SizeCheck:
                         status = entry.stat()
                         yield status.st_atime, status.st_size, entry.path
                     elif entry.name.endswith(".blob.dl"):
-                        _remove_unused(entry.path)
+                        if not _remove_unused(entry.path):
+                            yield math.inf, entry.stat().st_size, entry.path
 
 
 def _write_number(file, number):

@@ -212,9 +212,8 @@ class CacheDirectory(_Directory):
             for oid, path in blobs:
                 target = self.path(oid, tid)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                size = os.stat(path).st_size
+                self._check.added(os.stat(path).st_size)
                 os.replace(path, target)
-                self._check.added(size)
         except OSError as error:
             # They can be had from the server.
             logger.warning("blobs of a commit are not in the cache: %s", error)
@@ -253,9 +252,8 @@ class CacheDirectory(_Directory):
                 return
             try:
                 file.truncate(0)  # What a process has left that was killed.
-                receive(lambda data: _write(file, data))
+                receive(lambda data: self._receive(file, data))
                 os.fsync(file.fileno())
-                size = file.tell()
                 os.replace(partial, path)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
@@ -263,7 +261,10 @@ class CacheDirectory(_Directory):
                 raise
         with contextlib.suppress(OSError):  # It is there already.
             ZODB.blob.set_not_writable(path)
-            self._check.added(size)
+
+    def _receive(self, file, data):
+        _write(file, data)
+        self._check.added(len(data))
 
 
 def _own_directory(parent):

@@ -62,13 +62,15 @@ def remove_abandoned(storage):
 
     Only for the one process that serves the storage.
     """
-    try:
-        directory = directory_of(storage)
-    except Unsupported:
+    if not ZODB.interfaces.IBlobStorage.providedBy(storage):
         return
-    for name in os.listdir(directory):
+    # Not its `temporaryDirectory`: a DemoStorage would make one now.
+    helper = getattr(storage, "fshelper", None)
+    if helper is None:
+        return
+    for name in os.listdir(helper.temp_dir):
         if name.startswith(PREFIX):
-            remove(os.path.join(directory, name))
+            remove(os.path.join(helper.temp_dir, name))
 
 
 class Upload:
