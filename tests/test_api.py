@@ -200,7 +200,7 @@ def test_clientstorage_section(serve):
     store(port, x=1)
     db = ZODB.config.databaseFromString(
         f"""
-        %%import zeolite
+        %import zeolite
         <zodb>
           <clientstorage>
             server {port}
