@@ -126,7 +126,7 @@ class TestUpload:
         pings, chunks = [], 0
         script.expect("tpc_begin")
         script.expect("storeBlobStart")
-        while len(pings) <= transfer.WINDOW:
+        while len(pings) <= transfer.UPLOAD_WINDOW:
             message_id, _, name, _ = script.read()
             if name == "ping":
                 pings.append(message_id)
@@ -155,12 +155,12 @@ class TestUpload:
 
         storing = Background(store_many)
         ends, pings = 0, []
-        while len(pings) <= transfer.WINDOW:
+        while len(pings) <= transfer.UPLOAD_WINDOW:
             message_id, _, name, _ = script.read()
             ends += name == "storeBlobEnd"
             if name == "ping":
                 pings.append(message_id)
-        assert ends <= transfer.WINDOW
+        assert ends <= transfer.UPLOAD_WINDOW
         for message_id in pings:
             script.reply(message_id, None)
         while ends < 20:

@@ -14,10 +14,14 @@ from ..errors import ProtocolError
 from ..wire import messages
 from .link import Call
 
-#: Bytes in one message.
-CHUNK = 64 * 1024
+#: Bytes in one message of an upload.
+CHUNK = 32 * 1024
 
-#: How many chunks of an upload or a download may be on their way.
+#: After how many chunks that the server has not taken yet an upload waits.  A load
+#: of another thread stands behind these and one more.
+UPLOAD_WINDOW = 1
+
+#: How many chunks of a download may be on their way.
 WINDOW = 3
 
 #: How many chunks of a download may wait to be written.
@@ -43,7 +47,7 @@ def upload(link, file, before, end, progress):
                 link.upload_pings.append(link.call("ping", (), before=data))
                 done += len(chunk)
                 progress(done)
-                while len(link.upload_pings) > WINDOW:
+                while len(link.upload_pings) > UPLOAD_WINDOW:
                     link.upload_pings.popleft().wait()
         except BaseException:
             if not link.is_zeolite:
