@@ -231,7 +231,6 @@ def test_clientstorage_section(serve):
 @pytest.mark.parametrize(
     "line, text",
     [
-        ("blob-dir x", "blob_dir"),
         ("<ssl>\ncertificate x\n</ssl>", "TLS"),
     ],
 )
@@ -304,6 +303,27 @@ def test_names(serve):
 def test_keep_alive_of_the_server(value):
     with pytest.raises(ConfigurationError):
         zeolite.server(zeo_conf={"keep_alive": value})
+
+
+def test_clientstorage_section_with_blobs(tmp_path, serve):
+    import ZODB.config
+
+    address = serve(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    section = f"""
+        %%import zeolite
+        <clientstorage>
+          server {address[0]}:{address[1]}
+          blob-dir {tmp_path / "cache"}
+          blob-cache-size 1MB
+          blob-cache-size-check %s
+        </clientstorage>
+        """
+    storage = ZODB.config.storageFromString(section % 20)
+    assert storage.temporaryDirectory().startswith(str(tmp_path / "cache"))
+    assert storage._blobs._check._share == 1024 * 1024 // 5
+    storage.close()
+    with pytest.raises(ConfigurationError, match="from 0 to 99"):
+        ZODB.config.storageFromString(section % 100)
 
 
 def test_vendored_copy_works(tmp_path, serve):

@@ -8,7 +8,7 @@ import contextlib
 import os
 
 from .processes import Worker, run_jobs
-from .systems import FLOOR, answering, available
+from .systems import FLOOR, answering, available, serving
 
 
 @contextlib.contextmanager
@@ -32,6 +32,18 @@ def filled_cache(bench, system):
     parameters = {"target": target, "count": bench.sizes.cached_objects}
     run_jobs(bench.scratch, ("fill_cache", parameters))
     yield target
+
+
+@contextlib.contextmanager
+def with_blobs(bench, system):
+    """A database of records that can have blobs; for the floor, nothing."""
+    if system == FLOOR:
+        yield {"system": system}
+        return
+    path = bench.records()
+    blob_dir = bench.scratch.fresh("blobs")
+    with serving(bench.scratch, system, path, blob_dir) as (target, _):
+        yield target
 
 
 def with_idle_clients(count):

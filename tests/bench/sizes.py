@@ -21,6 +21,9 @@ class Sizes:
     large_commits: int = 3
     #: Seconds for a server to come to rest after clients have connected.
     settle: float = 0.5
+    #: Bytes in the blobs that are measured, and loads while they travel.
+    blob: int = 100 * 1024 * 1024
+    blob_loads: int = 1000
     #: For the pack: it is to take more than a second.
     packed_objects: int = 30000
     packed_revisions: int = 3
@@ -41,6 +44,8 @@ QUICK = Sizes(
     packed_objects=3000,
     cached_objects=10_000,
     cache_size=16 << 20,
+    blob=10 * 1024 * 1024,
+    blob_loads=150,
 )
 
 

@@ -25,6 +25,16 @@ _MODULES = {ZEO: "ZEO.runzeo", ZEOLITE: "zeolite"}
 
 _HOST = "127.0.0.1"
 
+_WITH_BLOBS = """\
+<zeo>
+  address {}:{}
+</zeo>
+<filestorage>
+  path {}
+  blob-dir {}
+</filestorage>
+"""
+
 #: Seconds that a server may take until it accepts.
 _START_PATIENCE = 30
 
@@ -45,13 +55,15 @@ def available(scratch, system, path):
 
 
 @contextlib.contextmanager
-def serving(scratch, system, path):
+def serving(scratch, system, path, blob_dir=None):
     """Run a server on the file at `path`; give its target and its process id."""
     log = scratch.fresh("server.log")
     port = _free_port()
-    process = scratch.start(
-        ["-m", _MODULES[system], "-a", f"{_HOST}:{port}", "-f", path], log
-    )
+    where = ["-a", f"{_HOST}:{port}", "-f", path]
+    if blob_dir is not None:
+        where = ["-C", scratch.fresh("server.conf")]
+        where[1].write_text(_WITH_BLOBS.format(_HOST, port, path, blob_dir))
+    process = scratch.start(["-m", _MODULES[system], *where], log)
     try:
         _wait_until_it_speaks(system, port, process, log)
         yield {"system": system, "port": port}, process.pid
@@ -76,8 +88,11 @@ def answering(scratch, cpus=(None, None)):
         yield {"system": FLOOR, "port": port, "cpu": cpus[1]}
 
 
-def open_storage(target):
-    """Return a storage for a target.  For client processes."""
+def open_storage(target, **options):
+    """Return a storage for a target.  For client processes.
+
+    `options` are for client storages.
+    """
     if target["system"] == FILE_STORAGE:
         from ZODB.FileStorage import FileStorage
 
@@ -87,7 +102,7 @@ def open_storage(target):
         import ZEO as package
     else:
         import zeolite as package
-    return package.client(address)
+    return package.client(address, **options)
 
 
 def _free_port():

@@ -20,6 +20,7 @@ from .setups import (
     idle,
     name_only,
     records,
+    with_blobs,
     with_floor_on,
     with_idle_clients,
 )
@@ -145,6 +146,22 @@ def _percentile(values, percent):
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
+def _blobs(bench, target):
+    if target["system"] == FLOOR:
+        [seconds] = run_jobs(bench.scratch, ("copy", {"size": bench.sizes.blob}))
+        return [seconds * MILLI] * 2
+    parameters = {"target": target, "size": bench.sizes.blob}
+    [found] = run_jobs(bench.scratch, ("transfer", parameters))
+    return [seconds * MILLI for seconds in found]
+
+
+def _loads_beside_blobs(bench, target):
+    sizes = bench.sizes
+    parameters = {"target": target, "size": sizes.blob, "count": sizes.blob_loads}
+    [found] = run_jobs(bench.scratch, ("blob_loads", parameters))
+    return [seconds * MICRO for seconds in found]
+
+
 WORKLOADS = [
     Workload(
         ("raw round trip on 1 CPU, µs",), (FLOOR,), with_floor_on(1), _round_trips
@@ -211,5 +228,21 @@ WORKLOADS = [
         SERVERS,
         name_only,
         _pings_during_pack,
+    ),
+    Workload(
+        ("upload of a blob of 100 MB, ms", "download of a blob of 100 MB, ms"),
+        (FLOOR, *SERVERS),
+        with_blobs,
+        _blobs,
+    ),
+    Workload(
+        (
+            "load by a client with blobs, median, µs",
+            "load during uploads, median, µs",
+            "load during downloads, median, µs",
+        ),
+        SERVERS,
+        with_blobs,
+        _loads_beside_blobs,
     ),
 ]

@@ -11,7 +11,7 @@ import tempfile
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ZODB.utils import maxtid, p64, u64
 
@@ -259,6 +259,18 @@ def never_wrong(steps):
 
 @settings(max_examples=100, deadline=None)
 @given(steps)
+# Damage that undoes itself: what was forgotten must not come back.
+@example(
+    [("load", 0, 0, 0), ("damage", 19, 66, 5), ("load", 0, 0, 0), ("damage", 0, 66, 24)]
+)
+@example(
+    [
+        ("load", 0, 0, 0),
+        ("damage", 0, 66, 24),
+        ("commit", 0, 0, 0),
+        ("damage", 0, 2, 24),
+    ]
+)
 def test_never_wrong(steps):
     never_wrong(steps)
 

@@ -396,9 +396,6 @@ class TestArguments:
     @pytest.mark.parametrize(
         "argument, value",
         [
-            ("blob_dir", "blobs"),
-            ("shared_blob_dir", True),
-            ("blob_cache_size", 100),
             ("ssl", object()),
             ("ssl_server_hostname", "x"),
             ("credentials", "x"),

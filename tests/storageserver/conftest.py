@@ -15,7 +15,7 @@ class ServerForTests:
 
     def __init__(self, stack, storage=None, **options):
         self._stack = stack
-        self.storage = storage or BlockingStorage()
+        self.storage = BlockingStorage() if storage is None else storage
         self.server = StorageServer(
             ("127.0.0.1", 0), {"1": self.storage}, ServerOptions(**options)
         )

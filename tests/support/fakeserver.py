@@ -18,6 +18,8 @@ class FakeServer:
         self.address = "127.0.0.1", port
         self.open_listener()
         self._scripts = []
+        #: What it says to `get_info`.
+        self.info = {"length": 1, "size": 2, "name": "fake"}
 
     def open_listener(self):
         """Listen, at the same port as before."""
@@ -37,7 +39,7 @@ class FakeServer:
         script.send_frame(self._protocol)
         if register:
             script.answer("register", tid)
-            script.answer("get_info", {"length": 1, "size": 2, "name": "fake"})
+            script.answer("get_info", self.info)
         return script
 
     def accept_in_background(self, tid=FIRST_TID):

@@ -65,10 +65,13 @@ class CacheFile:
         what was indexed is not to be trusted, and `set_aside` is next.
         """
         hint, head, stop = cacheformat.read_head(self.map), START, START
+        forgotten = []
         blocks = cacheformat.scan(self.map, self.size)
         for position, behind, oid, start, end in blocks:
             if oid is not None:
                 index(position, oid, start, end)
+            if end == cacheformat.FORGOTTEN:
+                forgotten.append((position, oid, start, end))
             if position == hint:
                 head = position
             stop = behind
@@ -85,6 +88,8 @@ class CacheFile:
             head = stop
         self._begin()
         self.free(stop, self.size)
+        for each in forgotten:
+            self.end(*each)  # An end tid that was torn shall not heal.
         self.head = head
         return True
 

@@ -52,6 +52,16 @@ def _is_invalidation(args):
     )
 
 
+#: What servers call when they send a blob, and how many arguments it has.
+_BLOB_CALLS = {"receiveBlobStart": 2, "receiveBlobChunk": 3, "receiveBlobStop": 2}
+
+
+def _is_blob_call(name, args):
+    return len(args) == _BLOB_CALLS.get(name) and all(
+        type(arg) is bytes for arg in args
+    )
+
+
 def _is_id(value):
     return type(value) is bytes and len(value) == 8
 
@@ -300,6 +310,11 @@ class Connection:
         elif name == "info" and len(args) == 1 and type(args[0]) is dict:
             if early is None:
                 self._owner.informed(*args)
+        elif _is_blob_call(name, args):
+            # One that nobody waits for any more is ignored.
+            download = link.downloads.get(args[:2])
+            if download is not None:
+                download.receive(name, args[-1])
         else:
             raise ProtocolError(f"the server's call of {name[:50]!r} makes no sense")
 

@@ -17,6 +17,8 @@ _KNOWN = {
         interfaces.IStorageCurrentRecordIteration,
         interfaces.IExternalGC,
         interfaces.ReadVerifyingStorage,
+        interfaces.IBlobStorage,
+        interfaces.IBlobStorageRestoreable,
     )
 }
 

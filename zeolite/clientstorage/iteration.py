@@ -13,7 +13,6 @@ import zope.interface
 from ZODB.Connection import TransactionMetaData
 from ZODB.interfaces import (
     IStorageRecordInformation,
-    IStorageRestoreable,
     IStorageTransactionInformation,
 )
 from ZODB.POSException import StorageError
@@ -168,26 +167,3 @@ class DataRecord:
         self.tid = tid
         self.data = data
         self.data_txn = data_txn
-
-
-def copy_transactions(source, destination):
-    """Store all of `source`'s transactions in `destination`, with their tids."""
-    restores = IStorageRestoreable.providedBy(destination)
-    serials = {}
-    for transaction in source.iterator():
-        destination.tpc_begin(transaction, transaction.tid, transaction.status)
-        try:
-            for record in transaction:
-                oid, tid, data = record.oid, record.tid, record.data
-                if restores:
-                    destination.restore(
-                        oid, tid, data, "", record.data_txn, transaction
-                    )
-                else:
-                    destination.store(oid, serials.get(oid), data, "", transaction)
-                    serials[oid] = tid
-            destination.tpc_vote(transaction)
-            destination.tpc_finish(transaction)
-        except BaseException:
-            destination.tpc_abort(transaction)
-            raise

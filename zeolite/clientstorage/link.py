@@ -112,6 +112,12 @@ class Link:
         self._send_lock = threading.Lock()
         #: Numbers of iterators that the server is to be told to forget.
         self.dropped_iterators = []
+        #: (oid, serial) -> the `Download` of that blob.
+        self.downloads = {}
+        #: Held by who uploads a blob.  It guards the calls that tell how far the
+        #: server is with the uploads.
+        self.upload_lock = threading.Lock()
+        self.upload_pings = collections.deque()
         #: Whether the server is one of ours, and not a stock ZEO server.
         self.is_zeolite = False
         #: What a transaction holds from its first call to its last, if the
@@ -134,8 +140,12 @@ class Link:
     def call(self, name, args, before=b"", on_reply=None):
         """Send `before` and a call, and return its `Call`."""
         call = Call(on_reply)
-        self._send(before + self._enter(call, name, args))
+        self.start(call, name, args, before)
         return call
+
+    def start(self, call, name, args, before=b""):
+        """Send `before` and a call, whose reply `call` gets."""
+        self._send(before + self._enter(call, name, args))
 
     def load(self, oid, tid, on_loaded):
         """Return the `Call` of a `loadBefore`, sharing one that is under way.

@@ -4,30 +4,27 @@ Here are ZODB's storage interfaces, and nothing about sockets: `Connection` has
 them.  What the server says by itself takes effect in `View`.
 """
 
-import functools
-import itertools
 import logging
-import threading
 import time
 
 import ZODB.event
-from ZODB.ConflictResolution import ConflictResolvingStorage
-from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
+from ZODB.blob import BlobFile
+from ZODB.POSException import Unsupported
 from ZODB.utils import load_current, z64
 
-from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
+from ..errors import ClientDisconnected
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
-from . import addresses, forking
-from .arguments import check_id, check_oid, number_of_seconds, text
+from . import addresses, forking, transfer
+from .arguments import check_id, number_of_seconds, text
+from .blobs import open_directory
+from .committing import Committing
 from .connecting import Request
 from .connection import Connection
 from .history import filtered_undo_log
-from .indoubt import check_not_committed
 from .interfaces import provide
-from .iteration import TransactionIterator, copy_transactions, drop_iterators
+from .iteration import TransactionIterator, drop_iterators
 from .opencache import open_cache
-from .transaction import ClientTransaction, extension_of
 from .view import View
 
 logger = logging.getLogger(__name__)
@@ -36,9 +33,6 @@ MB = 1024 * 1024
 
 # Arguments whose features this version does not have.
 _LATER = {
-    "blob_dir": "blobs",
-    "shared_blob_dir": "blobs",
-    "blob_cache_size": "blobs",
     "ssl": "TLS",
     "ssl_server_hostname": "TLS",
     "credentials": "authentication by credentials",
@@ -48,7 +42,7 @@ _LATER = {
 }
 
 
-class ClientStorage(ConflictResolvingStorage):
+class ClientStorage(Committing):
     """A storage on a server, shared with other processes.
 
     `addr` is the server's address: a port (int) on 127.0.0.1, a pair of host and
@@ -89,8 +83,22 @@ class ClientStorage(ConflictResolvingStorage):
         committed anywhere before it began.
     client_label
         A text that the server's log shows for this client.
-    min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify,
+    blob_dir
+        Directory (str) for blobs.  Without it there are none.
+    shared_blob_dir
+        Whether `blob_dir` is the server's own, by way of a shared file system.
+        Otherwise it is a cache, which several processes may use.
+    blob_cache_size
+        Size (int, bytes) that the cache of blobs is to have, None for no limit.
     blob_cache_size_check
+        How much may come in, in percent of that, before old blobs are removed: 0 to
+        99.
+    blob_progress
+        Called as `blob_progress(kind, oid, done, total)` while a blob is sent or
+        received, with "upload" or "download", and bytes; `total` is None where it
+        is not known.  It runs in the thread that stores or opens the blob, and
+        what it raises ends the transfer.
+    min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify
         Accepted for old configurations and without effect.
 
     The remaining arguments belong to features that this version does not have.
@@ -100,12 +108,13 @@ class ClientStorage(ConflictResolvingStorage):
     connection in time, or, without waiting, if all servers refuse this client for
     good; `zeolite.errors.ProtocolError` if they are no servers for it; and
     `TypeError` or `ValueError` for arguments that make no sense; `CacheFileError` if
-    the cache's file cannot be used, and `CacheFileInUse` if another storage has it.
+    the cache's file cannot be used, and `CacheFileInUse` if another storage has it;
+    and `ConfigurationError` for a blob directory of the wrong kind.
 
     In the child of a fork all that one can do with it is to close it; anything
     else raises `zeolite.errors.ForkedStorageError`.
 
-    Any number of threads may use a storage.  `_lock` guards the list of new oids.
+    Any number of threads may use a storage.
     """
 
     def __init__(
@@ -138,6 +147,7 @@ class ClientStorage(ConflictResolvingStorage):
         password=None,
         realm=None,
         keep_alive=30,
+        blob_progress=None,
     ):
         given = locals()
         for argument, feature in _LATER.items():
@@ -160,13 +170,18 @@ class ClientStorage(ConflictResolvingStorage):
         self._sort_key = f"{storage}:{where}"
         self._is_read_only = request.read_only
         self._server_sync = server_sync
-        self._lock = threading.Lock()
-        self._new_oids = []
-        self._transaction_ids = itertools.count(1)
-        # What belongs to transactions that are records of another storage and
-        # have no place for it.
-        self._strangers = {}
-        self._cache = open_cache(cache, client, var, storage, cache_size)
+        self._begin_life()
+        self._blob_progress = blob_progress
+        self._blobs = open_directory(
+            blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check
+        )
+        #: ZODB's helper for names in the blob directory, or None.
+        self.fshelper = self._blobs.helper
+        try:
+            self._cache = open_cache(cache, client, var, storage, cache_size)
+        except BaseException:
+            self._blobs.close()
+            raise
         self._view = View(self._cache, self.__name__, self._connected, self._stale)
         self._connection = Connection(
             self._view, addrs, request, wait_timeout, poll, label
@@ -183,8 +198,8 @@ class ClientStorage(ConflictResolvingStorage):
     def after_fork(self):
         """In the child: let go of what is the parent's."""
         self._cache = self._view = self._connection = forking.Elsewhere()
-        self._lock = threading.Lock()
-        self._new_oids = []
+        self._blobs = forking.Elsewhere()
+        self._begin_life()
 
     # What it is.
 
@@ -192,6 +207,7 @@ class ClientStorage(ConflictResolvingStorage):
         """Disconnect, and give the cache back."""
         self._connection.close()
         self._cache.close()
+        self._blobs.close()
 
     def getName(self):
         """The name, and whether there is a connection."""
@@ -352,169 +368,42 @@ class ClientStorage(ConflictResolvingStorage):
             arguments += (bool(gc),)
         self._call("pack", *arguments)
 
-    # Writing.
+    # Blobs.
 
-    def new_oid(self):
-        self._check_writable()
-        with self._lock:
-            if self._new_oids:
-                return self._new_oids.pop()
-        oids = self._call("new_oids")
-        oids.reverse()
-        with self._lock:
-            oid = oids.pop()
-            self._new_oids[:0] = oids
-            return oid
+    def temporaryDirectory(self):
+        return self._blobs.temporary()
 
-    def tpc_begin(self, transaction, tid=None, status=" "):
-        self._check_writable()
-        if self._find(transaction) is not None:
-            raise StorageTransactionError(
-                "Duplicate tpc_begin calls for same transaction"
-            )
-        if tid is not None:
-            check_id("tid", tid)
-        link = self._connection.link()
-        if link.is_read_only:
-            raise ReadOnlyError(f"{link.name} is a read-only server")
-        state = ClientTransaction(next(self._transaction_ids), link)
-        try:
-            state.add(
-                "tpc_begin",
-                state.id,
-                transaction.user,
-                transaction.description,
-                extension_of(transaction),
-                tid,
-                status,
-            )
-            self._remember(transaction, state)
-        except BaseException:
-            state.end()
-            raise
+    def loadBlob(self, oid, serial):
+        """Return the path of a blob, which is downloaded if it is not there.
 
-    def store(self, oid, serial, data, version, transaction):
-        assert not version
-        state = self._get(transaction)
-        check_oid(oid)
-        if serial is not None:
-            check_id("serial", serial)
-        state.remember(oid, data)
-        self._gather(state, "storea", oid, serial, data, state.id)
-
-    def restore(self, oid, serial, data, version, prev_txn, transaction):
-        assert not version
-        state = self._get(transaction)
-        check_oid(oid)
-        check_id("serial", serial)
-        if prev_txn is not None:
-            check_id("prev_txn", prev_txn)
-        state.forget([oid])
-        self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
-
-    def deleteObject(self, oid, serial, transaction):
-        state = self._get(transaction)
-        check_id("oid", oid)
-        check_id("serial", serial)
-        state.forget([oid])
-        self._gather(state, "deleteObject", oid, serial, state.id)
-
-    def undo(self, transaction_id, transaction):
-        """Undo a transaction; what that changes is known when it votes."""
-        state = self._get(transaction)
-        self._gather(state, "undoa", transaction_id, state.id)
-
-    def copyTransactionsFrom(self, other, verbose=0):
-        """Copy all transactions of another storage, in their order."""
-        copy_transactions(other, self)
-
-    def checkCurrentSerialInTransaction(self, oid, serial, transaction):
-        state = self._get(transaction)
-        check_id("oid", oid)
-        check_id("serial", serial)
-        self._gather(state, "checkCurrentSerialInTransaction", oid, serial, state.id)
-
-    def tpc_vote(self, transaction):
-        state = self._get(transaction)
-        changed = []
-        while True:
-            call = state.link.call("vote", (state.id,), before=state.take())
-            answer = call.wait() or ()
-            changed += [item for item in answer if not isinstance(item, dict)]
-            conflicts = [item for item in answer if isinstance(item, dict)]
-            for conflict in conflicts:
-                self._resolve(state, **conflict)
-                changed.append(conflict["oid"])
-            if not conflicts:
-                break
-        state.forget(changed)
-        state.voted = True
-        return list(dict.fromkeys(changed))
-
-    def _resolve(self, state, oid, serials, data):
-        """Resolve a conflict that the server has left to its clients.
-
-        Raises `ConflictError` where that is impossible.
+        The file may be removed from a cache of limited size at any time: see
+        `openCommittedBlobFile`.
         """
-        committed, read = serials
-        data = self.tryToResolveConflict(oid, committed, read, data)
-        self._gather(state, "storea", oid, committed, data, state.id)
+        return self._blobs.load(oid, serial, self._download(oid, serial))
 
-    def tpc_finish(self, transaction, f=lambda tid: None):
-        """Commit; return the tid.
+    def openCommittedBlobFile(self, oid, serial, blob=None):
+        """Return an open file, a `BlobFile` of `blob` if that is given."""
 
-        `f` is called with it in the connection's reader thread, before any later
-        change is heard of.  It must not use this storage to ask the server.
+        def opener(path):
+            return open(path, "rb") if blob is None else BlobFile(path, "r", blob)
 
-        If the connection breaks meanwhile, this waits for the next one and asks
-        there.  Raises `ClientDisconnected` if the server has not committed, and
-        `CommitInDoubt` if it may have.
-        """
-        state = self._get(transaction)
-        if not state.voted:
-            raise StorageTransactionError("tpc_finish before tpc_vote")
-        state.known_tid = self._view.last_tid
-        finished = functools.partial(self._view.finished, state, f)
-        call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
-        try:
-            return call.wait()
-        except ClientDisconnected as error:
-            if call.is_answered:
-                raise  # It is `f`'s.
-            if call.is_refused and state.link.is_zeolite:
-                raise  # The server lost its own server, and has found out.
-            self._find_out(state, transaction, error)
-            raise ClientDisconnected(f"{error}; it was not committed") from error
-        finally:
-            self._remember(transaction, None)
-            state.end()
+        return self._blobs.open(oid, serial, self._download(oid, serial), opener)
 
-    def _find_out(self, state, transaction, error):
-        """Raise `CommitInDoubt` unless a transaction was not committed."""
-        try:
+    def _download(self, oid, serial):
+        progress = self._progress("download", oid, None)
+
+        def connect():
             link = self._connection.link()
-            id = next(self._transaction_ids)
-            check_not_committed(link, id, state, transaction)
-        except (ClientDisconnected, CommitInDoubt) as why:
-            raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
+            return lambda write: transfer.download(link, oid, serial, write, progress)
 
-    def tpc_abort(self, transaction):
-        state = self._find(transaction)
-        if state is None:
-            return
-        self._remember(transaction, None)
-        try:
-            if state.sent:
-                state.link.call("tpc_abort", (state.id,)).wait()
-        except (ClientDisconnected, ForkedStorageError):
-            pass  # The server has aborted it because of that, or it is the parent's.
-        finally:
-            state.end()
+        return connect
 
-    def _gather(self, state, name, *args):
-        state.add(name, *args)
-        if state.is_full:
-            state.link.post(state.take())
+    def _progress(self, kind, oid, total):
+        if self._blob_progress is None:
+            return lambda done: None
+        return lambda done: self._blob_progress(kind, oid, done, total)
+
+    # The server.
 
     def _call(self, name, *args):
         link = self._connection.link()
@@ -529,36 +418,6 @@ class ClientStorage(ConflictResolvingStorage):
             except ClientDisconnected:
                 if not link.is_retired:
                     raise
-
-    def _check_writable(self):
-        if self._is_read_only:
-            raise ReadOnlyError()
-
-    def _find(self, transaction):
-        """Return what belongs to a transaction, None if it has not begun here."""
-        if not hasattr(transaction, "set_data"):
-            return self._strangers.get(id(transaction), (None, None))[1]
-        try:
-            return transaction.data(self)
-        except KeyError:
-            return None
-
-    def _remember(self, transaction, state):
-        if hasattr(transaction, "set_data"):
-            transaction.set_data(self, state)
-        elif state is not None:
-            self._strangers[id(transaction)] = transaction, state
-        else:
-            del self._strangers[id(transaction)]
-
-    def _get(self, transaction):
-        """Like `_find`, and raise if it has not begun here, or elsewhere."""
-        self._check_writable()
-        state = self._find(transaction)
-        if state is None:
-            raise StorageTransactionError("the transaction has not begun here")
-        state.link.check()
-        return state
 
     # The reader thread.
 

@@ -5,6 +5,9 @@ data that was stored enters the cache when the commit is done, as long as it is
 not more than `REMEMBER` bytes; beyond that the objects are only invalidated.
 """
 
+import contextlib
+import os
+
 from ..wire import messages
 
 #: Calls are gathered up to about so many bytes.
@@ -31,6 +34,8 @@ class ClientTransaction:
         self.known_tid = None
         #: oid -> data, or None where it is not known what was committed.
         self.stored = {}
+        #: (oid, path) of blobs, files that are removed at the end if still there.
+        self.blobs = []
         self._remembered = 0
         self._calls = []
         self._size = 0
@@ -56,6 +61,9 @@ class ClientTransaction:
 
     def end(self):
         """The transaction is over, here and on the server."""
+        for _, path in self.blobs:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         if self.link.transaction_lock is not None:
             self.link.transaction_lock.release()
 

@@ -3,74 +3,34 @@
 `METHODS` at the end is the whole list, with the types of the arguments; nothing
 else can be reached.  The functions get the session first and run in its own
 thread, or, where the table says so, in a thread of their own, and are answered
-when they are done.  Calls without a reply keep their errors with the transaction,
-for the vote to raise.
+when they are done.  Those that write are in `writing.py`.
 """
 
 import logging
 
-from ZODB.POSException import (
-    ConflictError,
-    StorageError,
-    StorageTransactionError,
-    Unsupported,
-)
+from ZODB.POSException import Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
-from ..errors import ProtocolError
-from ..wire import messages
-from ..wire.channel import ConnectionLost
 from ..wire.messages import plain_only
-from .commit import DELAYED, Transaction
-from .metadata import transaction_metadata
+from . import blobs, writing
+from .commit import DELAYED
+from .methods import (
+    Method,
+    is_a,
+    is_bytes,
+    is_data,
+    is_flag,
+    is_id,
+    is_id_or_none,
+    is_int,
+    is_list_of_ints,
+    is_oid,
+    is_serial,
+    is_text,
+)
 
 logger = logging.getLogger(__name__)
-
-#: What a transaction may be: committed, packed, or undone.
-_STATUSES = (" ", "p", "u", b" ", b"p", b"u")
-
-
-class Method:
-    """A function that clients may call, and the types of its arguments.
-
-    The last `optional` arguments may be left out.  With `delayed` the function is
-    given the message id as well, and may answer later.  With `helper` it runs in
-    a thread of its own.
-    """
-
-    def __init__(self, function, *checks, optional=0, delayed=False, helper=False):
-        self._function = function
-        self._checks = checks
-        self._least = len(checks) - optional
-        self._delayed = delayed
-        self._helper = helper
-
-    def check(self, name, args):
-        """Raise `ProtocolError` unless `args` are what the method takes."""
-        if not self._least <= len(args) <= len(self._checks):
-            raise ProtocolError(f"{name} with {len(args)} arguments")
-        for check, arg in zip(self._checks, args):
-            if not check(arg):
-                raise ProtocolError(f"{name} with a {type(arg).__name__} of wrong kind")
-
-    def run(self, session, message_id, args):
-        """Call the function; return its result, or `DELAYED`."""
-        if self._delayed or self._helper:
-            # Another thread's reply must not overtake what is due before it.
-            session.delivery.flush()
-        if self._delayed:
-            return self._function(session, *args, message_id)
-        if self._helper:
-            name = self._function.__name__.strip("_")
-
-            def respond(answer):
-                session.respond(message_id, name, answer)
-
-            return session.served.in_helper(
-                name, respond, self._function, session, *args
-            )
-        return self._function(session, *args)
 
 
 # The connection.
@@ -121,6 +81,21 @@ def _load_serial(session, oid, serial):
 def _get_tid(session, oid):
     get_tid = getattr(session.storage, "getTid", None)
     return get_tid(oid) if get_tid else load_current(session.storage, oid)[1]
+
+
+def _send_blob(session, oid, serial, room=None):
+    session.counts["loads"] += 1
+    blobs.send(session, oid, serial, room)
+
+
+def _blob_received(session, oid, serial, count):
+    window = session.windows.get((oid, serial))
+    if window is None:
+        return  # It has ended meanwhile.
+    if count > 0:
+        window.grant(count)
+    else:
+        window.close()
 
 
 def _history(session, oid, size=1):
@@ -189,190 +164,75 @@ def _iterator_gc(session, ids):
     session.iterators.drop(ids)
 
 
-# Writing.
-
-
-def _new_oids(session, n=100):
-    session.check_writable()
-    return [session.storage.new_oid() for i in range(min(max(n, 1), 100))]
-
-
-def _tpc_begin(session, id, user, description, extension, tid=None, status=" "):
-    if id in session.transactions:
-        raise StorageTransactionError("a transaction with this id has begun")
-    error = None
-    try:
-        session.check_writable()
-        metadata = transaction_metadata(user, description, extension)
-        if status not in _STATUSES:
-            raise StorageError(f"{status!r} is no status of a transaction")
-    except Exception as e:
-        metadata, error = None, e
-    transaction = Transaction(session, metadata, tid, status)
-    if error is not None:
-        transaction.fail(error)
-    session.transactions[id] = transaction
-
-
-def _store(session, oid, serial, data, id):
-    session.counts["stores"] += 1
-    session.transaction(id).stage("store", oid, serial, data)
-
-
-def _restore(session, oid, serial, data, prev_txn, id):
-    session.counts["stores"] += 1
-    session.transaction(id).stage("restore", oid, serial, data, prev_txn)
-
-
-def _delete_object(session, oid, serial, id):
-    session.transaction(id).stage("delete", oid, serial)
-
-
-def _check_current(session, oid, serial, id):
-    session.transaction(id).stage("check", oid, serial)
-
-
-def _undo(session, transaction_id, id):
-    session.transaction(id).stage("undo", transaction_id)
-
-
-def _vote(session, id, message_id):
-    def respond(answer):
-        # In the vote runner.
-        _count_vote(session, answer)
-        session.respond(message_id, "vote", answer)
-
-    try:
-        result = session.transaction(id).vote(respond)
-    except Exception as error:
-        _count_vote(session, error)
-        raise
-    if result is not DELAYED:
-        _count_vote(session, result)
-    return result
-
-
-def _count_vote(session, answer):
-    # Only one transaction votes at a time, so nobody else counts these.
-    if isinstance(answer, ConflictError):
-        session.counts["conflicts"] += 1
-    elif not isinstance(answer, Exception):
-        for item in answer:
-            # Those that are left to the client are dictionaries.
-            resolved = type(item) is bytes
-            session.counts["conflicts_resolved" if resolved else "conflicts"] += 1
-
-
-def _tpc_finish(session, id):
-    transaction = session.transaction(id)
-    try:
-        tid, entry = transaction.finish()
-    finally:
-        if transaction.has_ended:
-            del session.transactions[id]
-    session.counts["commits"] += 1
-    # What was committed before goes out before the reply.
-    session.delivery.catch_up(until=entry)
-    # It is committed: whatever fails from here on is no reason to say otherwise.
-    try:
-        size = session.served.new_size()
-        if size is not None:
-            session.delivery.gather(messages.encode_one_way("info", (size,)))
-    except ConnectionLost:
-        raise
-    except Exception:
-        logger.exception("storage %s does not tell its size", session.served.name)
-    return tid
-
-
-def _tpc_abort(session, id):
-    transaction = session.transactions.pop(id, None)
-    if transaction is not None:
-        session.counts["aborts"] += 1
-        transaction.abort("its client asked for it")
-
-
-# The types of arguments.
-
-
-def _is_id(value):
-    """An oid, a tid or a serial."""
-    return type(value) is bytes and len(value) == 8
-
-
-def _is_oid(value):
-    """An oid that may be stored: storages count on from the largest."""
-    return _is_id(value) and value[0] < 0x80
-
-
-def _is_id_or_none(value):
-    """For instance a serial, None for an object that is new."""
-    return value is None or _is_id(value)
-
-
-def _is(*types):
-    return lambda value: type(value) in types
-
-
-def _is_list_of_ints(value):
-    return type(value) in (list, tuple) and all(type(item) is int for item in value)
-
-
-_is_text = _is(str, bytes)
-_is_int = _is(int)
-_is_flag = _is(bool, int)
-_is_bytes = _is(bytes)
-_is_data = _is(bytes, type(None))
-
 METHODS = {
     # The connection.
-    "register": Method(_register, _is(str), _is_flag),
+    "register": Method(_register, is_a(str), is_flag),
     "ping": Method(_ping),
-    "set_client_label": Method(_set_client_label, _is(str)),
+    "set_client_label": Method(_set_client_label, is_a(str)),
     "server_status": Method(_server_status),
     # Reading.
     "get_info": Method(_get_info),
     "lastTransaction": Method(_last_transaction),
-    "getInvalidations": Method(_get_invalidations, _is_id),
-    "loadBefore": Method(_load_before, _is_id, _is_id),
-    "loadSerial": Method(_load_serial, _is_id, _is_id),
-    "getTid": Method(_get_tid, _is_id),
-    "history": Method(_history, _is_id, _is_int, optional=1),
-    "record_iternext": Method(_record_iternext, _is_id_or_none, optional=1),
-    "undoLog": Method(_undo_log, _is_int, _is_int, helper=True),
+    "getInvalidations": Method(_get_invalidations, is_id),
+    "loadBefore": Method(_load_before, is_id, is_id),
+    "loadSerial": Method(_load_serial, is_id, is_id),
+    "getTid": Method(_get_tid, is_id),
+    "history": Method(_history, is_id, is_int, optional=1),
+    # Our clients say how many chunks may be on their way, and when they have taken
+    # some; with 0 they give up.
+    "sendBlob": Method(_send_blob, is_id, is_id, is_int, optional=1, helper=True),
+    "blobReceived": Method(_blob_received, is_id, is_id, is_int),
+    "record_iternext": Method(_record_iternext, is_id_or_none, optional=1),
+    "undoLog": Method(_undo_log, is_int, is_int, helper=True),
     "undoInfo": Method(
-        _undo_info, _is_int, _is_int, _is(dict, type(None)), optional=1, helper=True
+        _undo_info, is_int, is_int, is_a(dict, type(None)), optional=1, helper=True
     ),
     # Stock clients do not say whether to collect garbage.
-    "pack": Method(
-        _pack, _is(int, float), _is_flag, _is_flag, optional=1, delayed=True
-    ),
+    "pack": Method(_pack, is_a(int, float), is_flag, is_flag, optional=1, delayed=True),
     # Iterating.
     "iterator_start": Method(
-        _iterator_start, _is_id_or_none, _is_id_or_none, _is_flag, optional=1
+        _iterator_start, is_id_or_none, is_id_or_none, is_flag, optional=1
     ),
-    "iterator_next": Method(_iterator_next, _is_int),
-    "iterator_record_start": Method(_iterator_record_start, _is_int, _is_id),
-    "iterator_record_next": Method(_iterator_record_next, _is_int),
-    "iterator_gc": Method(_iterator_gc, _is_list_of_ints),
+    "iterator_next": Method(_iterator_next, is_int),
+    "iterator_record_start": Method(_iterator_record_start, is_int, is_id),
+    "iterator_record_next": Method(_iterator_record_next, is_int),
+    "iterator_gc": Method(_iterator_gc, is_list_of_ints),
     # Writing.
-    "new_oids": Method(_new_oids, _is_int, optional=1),
+    "new_oids": Method(writing.new_oids, is_int, optional=1),
     "tpc_begin": Method(
-        _tpc_begin,
-        _is_int,
-        _is_text,
-        _is_text,
-        _is(dict, bytes),
-        _is_id_or_none,
-        _is_text,
+        writing.tpc_begin,
+        is_int,
+        is_text,
+        is_text,
+        is_a(dict, bytes),
+        is_id_or_none,
+        is_text,
         optional=2,
     ),
-    "storea": Method(_store, _is_oid, _is_id_or_none, _is_bytes, _is_int),
-    "restorea": Method(_restore, _is_oid, _is_id, _is_data, _is_id_or_none, _is_int),
-    "deleteObject": Method(_delete_object, _is_id, _is_id, _is_int),
-    "checkCurrentSerialInTransaction": Method(_check_current, _is_id, _is_id, _is_int),
-    "undoa": Method(_undo, _is_bytes, _is_int),
-    "vote": Method(_vote, _is_int, delayed=True),
-    "tpc_finish": Method(_tpc_finish, _is_int),
-    "tpc_abort": Method(_tpc_abort, _is_int),
+    "storea": Method(writing.store, is_oid, is_serial, is_bytes, is_int),
+    "restorea": Method(writing.restore, is_oid, is_id, is_data, is_id_or_none, is_int),
+    "storeBlobStart": Method(writing.store_blob_start),
+    "storeBlobChunk": Method(writing.store_blob_chunk, is_bytes),
+    "storeBlobEnd": Method(writing.store_blob_end, is_oid, is_serial, is_bytes, is_int),
+    "storeBlobShared": Method(
+        writing.store_blob_shared, is_oid, is_serial, is_bytes, is_a(str), is_int
+    ),
+    # Only our clients know this one.
+    "restoreBlob": Method(
+        writing.restore_blob,
+        is_oid,
+        is_id,
+        is_bytes,
+        is_a(str, type(None)),
+        is_id_or_none,
+        is_int,
+    ),
+    "deleteObject": Method(writing.delete_object, is_id, is_id, is_int),
+    "checkCurrentSerialInTransaction": Method(
+        writing.check_current, is_id, is_id, is_int
+    ),
+    "undoa": Method(writing.undo, is_bytes, is_int),
+    "vote": Method(writing.vote, is_int, delayed=True),
+    "tpc_finish": Method(writing.tpc_finish, is_int),
+    "tpc_abort": Method(writing.tpc_abort, is_int),
 }

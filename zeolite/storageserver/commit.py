@@ -192,6 +192,19 @@ class Transaction:
         except Exception as error:
             self.fail(error)
 
+    def stage_blob(self, method, *args):
+        """Like `stage`; the last argument is the path of the blob's file.
+
+        The file is removed unless the storage takes it over.
+        """
+        path = args[-1]
+        try:
+            self._staging.own(path)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.stage(method, *args)
+
     def fail(self, error):
         """Let `vote` raise `error`, if it is the first."""
         if self._error is None:
@@ -323,6 +336,8 @@ class Transaction:
                 self._conflicts.append(conflict)
             else:
                 self._changed.update(dict.fromkeys(found or ()))
+                if method in _TAKE_FILES:
+                    self._staging.disown(args[-1])
         self._staging.close()
         if self._conflicts:
             return [*self._changed, *self._conflicts]
@@ -385,6 +400,16 @@ def _restore(storage, metadata, oids, oid, serial, data, prev_txn):
     oids[oid] = None
 
 
+def _store_blob(storage, metadata, oids, oid, serial, data, path):
+    storage.storeBlob(oid, serial, data, path, "", metadata)
+    oids[oid] = None
+
+
+def _restore_blob(storage, metadata, oids, oid, serial, data, prev_txn, path):
+    storage.restoreBlob(oid, serial, data, path, prev_txn, metadata)
+    oids[oid] = None
+
+
 def _delete(storage, metadata, oids, oid, serial):
     storage.deleteObject(oid, serial, metadata)
     oids[oid] = None
@@ -403,7 +428,12 @@ def _undo(storage, metadata, oids, transaction_id):
 _OPERATIONS = {
     "store": _store,
     "restore": _restore,
+    "store_blob": _store_blob,
+    "restore_blob": _restore_blob,
     "delete": _delete,
     "check": _check_current,
     "undo": _undo,
 }
+
+#: Operations whose last argument is a file that the storage takes over.
+_TAKE_FILES = ("store_blob", "restore_blob")

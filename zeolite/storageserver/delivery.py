@@ -37,6 +37,9 @@ class Delivery:
         # The send lock guards the channel's sending side, `_idle`, `_closed`, and while
         # `_idle` is set, `_cursor`.  Otherwise the cursor is the own thread's.
         self._lock = threading.Lock()
+        # Held by the own thread while it waits for the send lock, so that who sends
+        # one piece after the other lets it go first.  Always taken before that.
+        self._turn = threading.Lock()
         self._idle = False
         self._closed = False
         self._log = None
@@ -82,21 +85,21 @@ class Delivery:
     def flush(self):
         """Send what was gathered; waits while the peer takes it."""
         if self._gathered:
-            with self._lock:
+            with self._turn, self._lock:
                 self._send_gathered()
             self.nudge()
 
     def rest(self):
         """Send what was gathered and be idle."""
         self.catch_up()
-        with self._lock:
+        with self._turn, self._lock:
             self._send_gathered()
             self._idle = True
         self.nudge()
 
     def wake(self):
         """A call has arrived: be idle no longer."""
-        with self._lock:
+        with self._turn, self._lock:
             self._idle = False
 
     def close(self):
@@ -122,6 +125,24 @@ class Delivery:
         return entry.origin is not self and not entry.void
 
     # Helper threads.
+
+    def stream(self, frame):
+        """Send `frame` (bytes), one of many, and wait until the peer has taken it.
+
+        The own thread goes first if it has something to send.  A failure ends the
+        connection; raises `ConnectionLost`.
+        """
+        with self._turn:
+            pass
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ConnectionLost("the client is gone")
+                self._channel.send(frame)
+        except ConnectionLost as error:
+            self._on_failure(error)
+            raise
+        self.nudge()
 
     def send(self, frame):
         """Send `frame` (bytes), before what the own thread has gathered.

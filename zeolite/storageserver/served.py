@@ -13,6 +13,7 @@ from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
 from ..wire import messages
+from .blobs import remove_abandoned
 from .commit import DELAYED, CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
@@ -33,6 +34,8 @@ REACHABLE = (
     ZODB.interfaces.IStorageCurrentRecordIteration,
     ZODB.interfaces.IExternalGC,
     ZODB.interfaces.ReadVerifyingStorage,
+    ZODB.interfaces.IBlobStorage,
+    ZODB.interfaces.IBlobStorageRestoreable,
 )
 
 
@@ -90,6 +93,7 @@ class Served:
         if hasattr(self.storage, "lastInvalidations"):
             size = self.options.invalidation_queue_size
             self.log.seed(self.storage.lastInvalidations(size))
+        remove_abandoned(self.storage)
         self.dispatcher.start()
         for thread in self._threads:
             thread.start()

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 #: Errors that are part of a client's normal life, not worth a traceback.
-_EXPECTED = (POSError, KeyError, TransientError)
+_EXPECTED = (POSError, KeyError, TransientError, ConnectionLost)
 
 
 class Session:
@@ -58,6 +58,10 @@ class Session:
         self.read_only = None
         self.transactions = {}
         self.iterators = None
+        #: The blob that the client is sending, if any.
+        self.upload = None
+        #: (oid, serial) -> the `Window` of that blob's download.
+        self.windows = {}
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def __str__(self):
@@ -239,11 +243,15 @@ class Session:
         # Whoever still listens shall find the connection closed, and not be told
         # that its transactions are aborted.
         self.delivery.close()
+        for window in list(self.windows.values()):
+            window.close()
         try:
             for transaction in self.transactions.values():
                 transaction.abort("its client is gone")
             if self.iterators is not None:
                 self.iterators.close()
+            if self.upload is not None:
+                self.upload.close()
         except Exception:
             logger.exception("client %s: an error while it left", self)
         finally:

@@ -1,0 +1,332 @@
+"""Where a client keeps blobs: nowhere, in the server's directory, or in a cache.
+
+A cache directory has ZEO's layout, `zeocache`, and may be shared by any number of
+processes on one machine:
+
+    .layout                     its name, "zeocache"
+    N/M.TID.blob                a blob; its oid is M * 997 + N, TID is in hexadecimal
+    N/M.TID.blob.dl             one that is being downloaded, locked by who does it
+    check_size.lock             locked by who removes what was not used for long
+    check_size.added            bytes that came in since that was done, as a number
+    tmp/zeolite-*/              uncommitted files, a directory for each storage that
+                                is open, which has it locked
+
+All locks are the kernel's (`flock`) and end with their process.  So whatever is
+not locked and not whole was left behind by a process that is gone.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import time
+
+import ZODB.blob
+from ZODB.POSException import POSKeyError, Unsupported
+from ZODB.utils import u64
+
+from ..errors import ConfigurationError
+from .blobcheck import SizeCheck, is_at
+
+logger = logging.getLogger(__name__)
+
+_CACHE = "zeocache"
+_BUCKETS = 997
+_PARTIAL = ".dl"
+_OWN = "zeolite-"
+
+#: How often a blob is fetched again that is removed before it could be opened.
+_ATTEMPTS = 10
+
+
+class CacheLayout:
+    """ZEO's layout of a cache directory, for ZODB's `FilesystemHelper`."""
+
+    def oid_to_path(self, oid):
+        return str(u64(oid) % _BUCKETS)
+
+    def getBlobFilePath(self, oid, tid):
+        number, bucket = divmod(u64(oid), _BUCKETS)
+        name = f"{number}.{tid.hex()}{ZODB.blob.BLOB_SUFFIX}"
+        return os.path.join(str(bucket), name)
+
+
+ZODB.blob.LAYOUTS.setdefault(_CACHE, CacheLayout())
+
+
+def open_directory(path, shared, size, check):
+    """Return the directory for a storage's blobs.
+
+    `path` (str) may be None; `shared` says whether it is the server's own; `size`
+    (bytes or None) and `check` (percent of it) are for a cache.  Raises
+    `ConfigurationError` for a directory of the wrong kind.
+    """
+    if size is not None and not (type(size) is int and size > 0):
+        raise ConfigurationError(
+            f"blob_cache_size: {size!r} is not a number of bytes, at least 1"
+        )
+    if not (type(check) is int and 0 <= check < 100):
+        raise ConfigurationError(
+            f"blob_cache_size_check: {check!r} is not a percentage from 0 to 99"
+        )
+    if path is None:
+        return NoDirectory()
+    return SharedDirectory(path) if shared else CacheDirectory(path, size, check)
+
+
+class NoDirectory:
+    """What a storage has that was not given a directory."""
+
+    helper = None
+
+    def close(self):
+        pass
+
+    def committed(self, blobs, tid):
+        pass
+
+    def temporary(self):
+        raise Unsupported(
+            "no place for blobs: this storage was opened without blob_dir"
+        )
+
+    def load(self, *args):
+        self.temporary()
+
+    open = take = load
+
+
+class _Directory:
+    """What both kinds share: ZODB's helper for names and directories."""
+
+    def __init__(self, path, layout, hint):
+        try:
+            os.makedirs(os.path.join(path, "tmp"), exist_ok=True)
+            _mark(path, layout)
+            self.helper = ZODB.blob.FilesystemHelper(path, layout)
+            self.helper.create()
+        except ValueError as error:
+            raise ConfigurationError(f"blob_dir: {error}: {hint}") from None
+        except OSError as error:
+            raise ConfigurationError(f"blob_dir: {error}") from None
+
+    def temporary(self):
+        """Return the directory (str) for files that are not committed yet."""
+        return self.helper.temp_dir
+
+    def path(self, oid, serial):
+        return self.helper.getBlobFilename(oid, serial)
+
+    def _take(self, path, directory):
+        handle, own = tempfile.mkstemp(".tmp", _OWN, directory)
+        os.close(handle)
+        try:
+            ZODB.blob.rename_or_copy_blob(path, own)
+        except BaseException:
+            os.unlink(own)
+            raise
+        return own
+
+
+class SharedDirectory(_Directory):
+    """The server's own directory, by way of a file system that both can reach.
+
+    Any thread.
+    """
+
+    #: What the server is to be told is a name, not the contents.
+    sends_names = True
+
+    def __init__(self, path):
+        hint = "without shared_blob_dir it can be used as one"
+        super().__init__(path, "automatic", hint)
+        if self.helper.layout_name == _CACHE:
+            raise ConfigurationError(f"blob_dir: {path} is a cache of blobs: {hint}")
+
+    def close(self):
+        pass
+
+    def take(self, path, oid):
+        """Take over an uncommitted file; return its path from now on."""
+        return self._take(path, self.helper.getPathForOID(oid, create=True))
+
+    def committed(self, blobs, tid):
+        pass  # The server has moved them.
+
+    def load(self, oid, serial, download):
+        """Return the path of a blob; raise `POSKeyError` if it is not there."""
+        path = self.path(oid, serial)
+        if not os.path.exists(path):
+            raise POSKeyError(f"No blob file at {path}", oid, serial)
+        return path
+
+    def open(self, oid, serial, download, opener):
+        """Return the file that `opener(path)` opens."""
+        return opener(self.load(oid, serial, download))
+
+
+class CacheDirectory(_Directory):
+    """A cache of blobs, which other processes may use at the same time.
+
+    Any thread.  `download()` gets ready, and returns a function that is called with
+    another one, `write`, and calls `write(bytes)` until all is there.
+    """
+
+    sends_names = False
+
+    def __init__(self, path, size=None, check=10):
+        hint = "with shared_blob_dir, the server's directory may be there"
+        super().__init__(path, _CACHE, hint)
+        _remove_abandoned(self.helper.temp_dir)
+        self._own, self._lock = _own_directory(self.helper.temp_dir)
+        try:
+            self._check = SizeCheck(path, size, check)
+        except BaseException:
+            self._leave()
+            raise
+
+    def close(self):
+        """Say that the directory is not used any more."""
+        self._check.close()
+        self._leave()
+
+    def _leave(self):
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+            os.close(lock)
+
+    def temporary(self):
+        """Return this storage's own directory (str) for uncommitted files."""
+        return self._own
+
+    def take(self, path, oid):
+        """Take over an uncommitted file; return its path from now on."""
+        return self._take(path, self._own)
+
+    def committed(self, blobs, tid):
+        """The files of `blobs`, a list of (oid, path), were committed as `tid`."""
+        try:
+            for oid, path in blobs:
+                target = self.path(oid, tid)
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                self._check.added(os.stat(path).st_size)
+                os.replace(path, target)
+        except OSError as error:
+            # They can be had from the server.
+            logger.warning("blobs of a commit are not in the cache: %s", error)
+
+    def load(self, oid, serial, download):
+        """Return the path of a blob, which is downloaded if it is not there."""
+        path = self.path(oid, serial)
+        while not _touch(path):
+            self._fetch(path, download)
+        return path
+
+    def open(self, oid, serial, download, opener):
+        """Return the file that `opener(path)` opens; as long as it is, it stays."""
+        for _ in range(_ATTEMPTS):
+            path = self.load(oid, serial, download)
+            try:
+                file = opener(path)
+            except FileNotFoundError:
+                continue
+            # Waits only for somebody who is about to remove it.
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+            return file
+        raise POSKeyError(f"{path} is removed as soon as it is there", oid, serial)
+
+    def _fetch(self, path, download):
+        """Download a blob unless somebody else has done so meanwhile."""
+        receive = download()  # May wait for a connection, and keeps nobody waiting.
+        partial = path + _PARTIAL
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(partial, "ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # Waits for who is downloading it.
+            if not is_at(file.fileno(), partial):
+                return
+            if os.path.exists(path):
+                os.unlink(partial)  # It was there just before this one was made.
+                return
+            try:
+                file.truncate(0)  # What a process has left that was killed.
+                receive(lambda data: self._receive(file, data))
+                os.fsync(file.fileno())
+                os.replace(partial, path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(partial)
+                raise
+        with contextlib.suppress(OSError):  # It is there already.
+            ZODB.blob.set_not_writable(path)
+
+    def _receive(self, file, data):
+        _write(file, data)
+        self._check.added(len(data))
+
+
+def _own_directory(parent):
+    """Make a directory that is locked; return its path and descriptor."""
+    while True:
+        path = tempfile.mkdtemp(prefix=_OWN, dir=parent)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # Somebody found it before it was locked.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if is_at(handle, path):
+                return path, handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _remove_abandoned(parent):
+    """Remove the directories in `parent` whose processes are gone."""
+    for entry in os.scandir(parent):
+        if not entry.name.startswith(_OWN):
+            continue
+        with contextlib.suppress(OSError):  # It is somebody else's.
+            handle = os.open(entry.path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path)
+            finally:
+                os.close(handle)
+
+
+def _mark(path, layout):
+    """Write the layout's name into a directory that has none, all at once."""
+    marker = os.path.join(path, ZODB.blob.LAYOUT_MARKER)
+    if layout == "automatic" or os.path.exists(marker):
+        return
+    handle, name = tempfile.mkstemp(dir=os.path.join(path, "tmp"))
+    try:
+        with open(handle, "w") as file:
+            file.write(layout)
+        os.link(name, marker)
+    except FileExistsError:
+        pass  # Another process was faster.
+    finally:
+        os.unlink(name)
+
+
+def _touch(path):
+    """Note that a file was used; return False if it is not there."""
+    try:
+        os.utime(path, (time.time(), os.stat(path).st_mtime))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # Somebody else's file.
+    return True
+
+
+def _write(file, data):
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]

@@ -1,0 +1,280 @@
+"""The half of `ClientStorage` that writes: transactions, from the first call to the
+commit, and new oids.
+
+What belongs to a transaction is a `ClientTransaction`, which is kept with it.
+"""
+
+import functools
+import itertools
+import logging
+import os
+import threading
+
+from ZODB.ConflictResolution import ConflictResolvingStorage
+from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
+
+from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
+from . import transfer
+from .arguments import check_id, check_oid
+from .copying import copy_transactions
+from .indoubt import check_not_committed
+from .transaction import ClientTransaction, extension_of
+
+logger = logging.getLogger(__name__)
+
+
+class Committing(ConflictResolvingStorage):
+    """What stores, restores, undoes and commits.
+
+    `ClientStorage` adds the connection, the view, the directory for blobs and whether
+    it is read-only, in `_connection`, `_view`, `_blobs` and `_is_read_only`.
+
+    `_lock` guards the list of new oids.
+    """
+
+    def _begin_life(self):
+        """Begin without transactions; also in the child of a fork."""
+        self._lock = threading.Lock()
+        self._new_oids = []
+        self._transaction_ids = itertools.count(1)
+        # What belongs to transactions that are records of another storage and
+        # have no place for it.
+        self._strangers = {}
+
+    # Any thread.
+
+    def new_oid(self):
+        self._check_writable()
+        with self._lock:
+            if self._new_oids:
+                return self._new_oids.pop()
+        oids = self._call("new_oids")
+        oids.reverse()
+        with self._lock:
+            oid = oids.pop()
+            self._new_oids[:0] = oids
+            return oid
+
+    def tpc_begin(self, transaction, tid=None, status=" "):
+        self._check_writable()
+        if self._find(transaction) is not None:
+            raise StorageTransactionError(
+                "Duplicate tpc_begin calls for same transaction"
+            )
+        if tid is not None:
+            check_id("tid", tid)
+        link = self._connection.link()
+        if link.is_read_only:
+            raise ReadOnlyError(f"{link.name} is a read-only server")
+        state = ClientTransaction(next(self._transaction_ids), link)
+        try:
+            state.add(
+                "tpc_begin",
+                state.id,
+                transaction.user,
+                transaction.description,
+                extension_of(transaction),
+                tid,
+                status,
+            )
+            self._remember(transaction, state)
+        except BaseException:
+            state.end()
+            raise
+
+    def store(self, oid, serial, data, version, transaction):
+        assert not version
+        state = self._get(transaction)
+        check_oid(oid)
+        if serial is not None:
+            check_id("serial", serial)
+        state.remember(oid, data)
+        self._gather(state, "storea", oid, serial, data, state.id)
+
+    def restore(self, oid, serial, data, version, prev_txn, transaction):
+        assert not version
+        state = self._get(transaction)
+        check_oid(oid)
+        check_id("serial", serial)
+        if prev_txn is not None:
+            check_id("prev_txn", prev_txn)
+        state.forget([oid])
+        self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
+
+    def deleteObject(self, oid, serial, transaction):
+        state = self._get(transaction)
+        check_id("oid", oid)
+        check_id("serial", serial)
+        state.forget([oid])
+        self._gather(state, "deleteObject", oid, serial, state.id)
+
+    def undo(self, transaction_id, transaction):
+        """Undo a transaction; what that changes is known when it votes."""
+        state = self._get(transaction)
+        self._gather(state, "undoa", transaction_id, state.id)
+
+    def copyTransactionsFrom(self, other, verbose=0):
+        """Copy all transactions of another storage, in their order."""
+        copy_transactions(other, self)
+
+    def checkCurrentSerialInTransaction(self, oid, serial, transaction):
+        state = self._get(transaction)
+        check_id("oid", oid)
+        check_id("serial", serial)
+        self._gather(state, "checkCurrentSerialInTransaction", oid, serial, state.id)
+
+    # Blobs.
+
+    def storeBlob(self, oid, serial, data, path, version, transaction):
+        """Store an object and its blob, the file at `path`, which is taken over."""
+        assert not version
+        state = self._get(transaction)
+        path, name = self._take_blob(state, oid, path)
+        state.remember(oid, data)
+        if name is None:
+            self._send_blob(state, path, "storeBlobEnd", oid, serial, data, state.id)
+        else:
+            state.add("storeBlobShared", oid, serial, data, name, state.id)
+
+    def restoreBlob(self, oid, serial, data, path, prev_txn, transaction):
+        """Like `restore` and `storeBlob`.  Only Zeolite servers can do it."""
+        state = self._get(transaction)
+        if not state.link.is_zeolite:
+            raise Unsupported("the server cannot restore blobs")
+        path, name = self._take_blob(state, oid, path)
+        state.forget([oid])
+        args = "restoreBlob", oid, serial, data, name, prev_txn, state.id
+        if name is None:
+            self._send_blob(state, path, *args)
+        else:
+            state.add(*args)
+
+    def _take_blob(self, state, oid, path):
+        """Take a file over; return its path, and its name if the server can see it."""
+        path = self._blobs.take(path, oid)
+        state.blobs.append((oid, path))
+        return path, os.path.basename(path) if self._blobs.sends_names else None
+
+    def _send_blob(self, state, path, name, oid, *args):
+        with open(path, "rb") as file:
+            progress = self._progress("upload", oid, os.fstat(file.fileno()).st_size)
+            end = name, (oid, *args)
+            transfer.upload(state.link, file, state.take(), end, progress)
+
+    # The two phases of a commit.
+
+    def tpc_vote(self, transaction):
+        state = self._get(transaction)
+        changed = []
+        while True:
+            call = state.link.call("vote", (state.id,), before=state.take())
+            answer = call.wait() or ()
+            changed += [item for item in answer if not isinstance(item, dict)]
+            conflicts = [item for item in answer if isinstance(item, dict)]
+            for conflict in conflicts:
+                self._resolve(state, **conflict)
+                changed.append(conflict["oid"])
+            if not conflicts:
+                break
+        state.forget(changed)
+        state.voted = True
+        return list(dict.fromkeys(changed))
+
+    def _resolve(self, state, oid, serials, data):
+        """Resolve a conflict that the server has left to its clients.
+
+        Raises `ConflictError` where that is impossible.
+        """
+        committed, read = serials
+        data = self.tryToResolveConflict(oid, committed, read, data)
+        self._gather(state, "storea", oid, committed, data, state.id)
+
+    def tpc_finish(self, transaction, f=lambda tid: None):
+        """Commit; return the tid.
+
+        `f` is called with it in the connection's reader thread, before any later
+        change is heard of.  It must not use this storage to ask the server.
+
+        If the connection breaks meanwhile, this waits for the next one and asks
+        there.  Raises `ClientDisconnected` if the server has not committed, and
+        `CommitInDoubt` if it may have.
+        """
+        state = self._get(transaction)
+        if not state.voted:
+            raise StorageTransactionError("tpc_finish before tpc_vote")
+        state.known_tid = self._view.last_tid
+        finished = functools.partial(self._view.finished, state, f)
+        call = state.link.call("tpc_finish", (state.id,), on_reply=finished)
+        try:
+            tid = call.wait()
+            self._blobs.committed(state.blobs, tid)
+            return tid
+        except ClientDisconnected as error:
+            if call.is_answered:
+                raise  # It is `f`'s.
+            if call.is_refused and state.link.is_zeolite:
+                raise  # The server lost its own server, and has found out.
+            self._find_out(state, transaction, error)
+            raise ClientDisconnected(f"{error}; it was not committed") from error
+        finally:
+            self._remember(transaction, None)
+            state.end()
+
+    def _find_out(self, state, transaction, error):
+        """Raise `CommitInDoubt` unless a transaction was not committed."""
+        try:
+            link = self._connection.link()
+            id = next(self._transaction_ids)
+            check_not_committed(link, id, state, transaction)
+        except (ClientDisconnected, CommitInDoubt) as why:
+            raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
+
+    def tpc_abort(self, transaction):
+        state = self._find(transaction)
+        if state is None:
+            return
+        self._remember(transaction, None)
+        try:
+            if state.sent:
+                state.link.call("tpc_abort", (state.id,)).wait()
+        except (ClientDisconnected, ForkedStorageError):
+            pass  # The server has aborted it because of that, or it is the parent's.
+        finally:
+            state.end()
+
+    # Helpers.
+
+    def _gather(self, state, name, *args):
+        state.add(name, *args)
+        if state.is_full:
+            state.link.post(state.take())
+
+    def _check_writable(self):
+        if self._is_read_only:
+            raise ReadOnlyError()
+
+    def _find(self, transaction):
+        """Return what belongs to a transaction, None if it has not begun here."""
+        if not hasattr(transaction, "set_data"):
+            return self._strangers.get(id(transaction), (None, None))[1]
+        try:
+            return transaction.data(self)
+        except KeyError:
+            return None
+
+    def _remember(self, transaction, state):
+        if hasattr(transaction, "set_data"):
+            transaction.set_data(self, state)
+        elif state is not None:
+            self._strangers[id(transaction)] = transaction, state
+        else:
+            del self._strangers[id(transaction)]
+
+    def _get(self, transaction):
+        """Like `_find`, and raise if it has not begun here, or elsewhere."""
+        self._check_writable()
+        state = self._find(transaction)
+        if state is None:
+            raise StorageTransactionError("the transaction has not begun here")
+        state.link.check()
+        return state

@@ -1,0 +1,173 @@
+"""Calls that write: what stands in `calls.METHODS` under that title.
+
+Like all of them they get the session first.  Those without a reply keep their
+errors with the transaction, for the vote to raise.
+"""
+
+import logging
+
+from ZODB.POSException import (
+    ConflictError,
+    StorageError,
+    StorageTransactionError,
+)
+
+from ..wire import messages
+from ..wire.channel import ConnectionLost
+from . import blobs
+from .commit import DELAYED, Transaction
+from .metadata import transaction_metadata
+
+logger = logging.getLogger(__name__)
+
+#: What a transaction may be: committed, packed, or undone.
+_STATUSES = (" ", "p", "u", b" ", b"p", b"u")
+
+
+def new_oids(session, n=100):
+    session.check_writable()
+    return [session.storage.new_oid() for i in range(min(max(n, 1), 100))]
+
+
+def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
+    if id in session.transactions:
+        raise StorageTransactionError("a transaction with this id has begun")
+    error = None
+    try:
+        session.check_writable()
+        metadata = transaction_metadata(user, description, extension)
+        if status not in _STATUSES:
+            raise StorageError(f"{status!r} is no status of a transaction")
+    except Exception as e:
+        metadata, error = None, e
+    transaction = Transaction(session, metadata, tid, status)
+    if error is not None:
+        transaction.fail(error)
+    session.transactions[id] = transaction
+
+
+def store(session, oid, serial, data, id):
+    session.counts["stores"] += 1
+    session.transaction(id).stage("store", oid, serial, data)
+
+
+def restore(session, oid, serial, data, prev_txn, id):
+    session.counts["stores"] += 1
+    session.transaction(id).stage("restore", oid, serial, data, prev_txn)
+
+
+def store_blob_start(session):
+    _give_up_upload(session)
+    session.check_writable()
+    session.upload = blobs.Upload(session.storage)
+
+
+def store_blob_chunk(session, chunk):
+    if session.upload is not None:
+        session.upload.add(chunk)
+
+
+def store_blob_end(session, oid, serial, data, id):
+    _stage_blob(session, id, None, "store_blob", oid, serial, data)
+
+
+def store_blob_shared(session, oid, serial, data, name, id):
+    _stage_blob(session, id, name, "store_blob", oid, serial, data)
+
+
+def restore_blob(session, oid, serial, data, name, prev_txn, id):
+    _stage_blob(session, id, name, "restore_blob", oid, serial, data, prev_txn)
+
+
+def _stage_blob(session, id, name, method, oid, *args):
+    """Stage a blob that was uploaded or, with a name, that is in its directory."""
+    try:
+        transaction = session.transaction(id)
+        session.counts["stores"] += 1
+        try:
+            if name is not None:
+                path = blobs.shared_file(session.storage, oid, name)
+            elif session.upload is not None:
+                path = session.upload.end()
+            else:
+                raise StorageError("no blob was uploaded")
+        except Exception as error:
+            transaction.fail(error)
+        else:
+            transaction.stage_blob(method, oid, *args, path)
+    finally:
+        _give_up_upload(session)
+
+
+def _give_up_upload(session):
+    upload, session.upload = session.upload, None
+    if upload is not None:
+        upload.close()
+
+
+def delete_object(session, oid, serial, id):
+    session.transaction(id).stage("delete", oid, serial)
+
+
+def check_current(session, oid, serial, id):
+    session.transaction(id).stage("check", oid, serial)
+
+
+def undo(session, transaction_id, id):
+    session.transaction(id).stage("undo", transaction_id)
+
+
+def vote(session, id, message_id):
+    def respond(answer):
+        # In the vote runner.
+        _count_vote(session, answer)
+        session.respond(message_id, "vote", answer)
+
+    try:
+        result = session.transaction(id).vote(respond)
+    except Exception as error:
+        _count_vote(session, error)
+        raise
+    if result is not DELAYED:
+        _count_vote(session, result)
+    return result
+
+
+def _count_vote(session, answer):
+    # Only one transaction votes at a time, so nobody else counts these.
+    if isinstance(answer, ConflictError):
+        session.counts["conflicts"] += 1
+    elif not isinstance(answer, Exception):
+        for item in answer:
+            # Those that are left to the client are dictionaries.
+            resolved = type(item) is bytes
+            session.counts["conflicts_resolved" if resolved else "conflicts"] += 1
+
+
+def tpc_finish(session, id):
+    transaction = session.transaction(id)
+    try:
+        tid, entry = transaction.finish()
+    finally:
+        if transaction.has_ended:
+            del session.transactions[id]
+    session.counts["commits"] += 1
+    # What was committed before goes out before the reply.
+    session.delivery.catch_up(until=entry)
+    # It is committed: whatever fails from here on is no reason to say otherwise.
+    try:
+        size = session.served.new_size()
+        if size is not None:
+            session.delivery.gather(messages.encode_one_way("info", (size,)))
+    except ConnectionLost:
+        raise
+    except Exception:
+        logger.exception("storage %s does not tell its size", session.served.name)
+    return tid
+
+
+def tpc_abort(session, id):
+    transaction = session.transactions.pop(id, None)
+    if transaction is not None:
+        session.counts["aborts"] += 1
+        transaction.abort("its client asked for it")
