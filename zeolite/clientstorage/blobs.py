@@ -8,8 +8,7 @@ processes on one machine:
     N/M.TID.blob.dl             one that is being downloaded, locked by who does it
     check_size.lock             locked by who removes what was not used for long
     check_size.added            bytes that came in since that was done, as a number
-    tmp/zeolite-*/              uncommitted files, a directory for each storage that
-                                is open, which has it locked
+    tmp/                        uncommitted files; locked by all storages that are open
 
 All locks are the kernel's (`flock`) and end with their process.  So whatever is
 not locked and not whole was left behind by a process that is gone.
@@ -179,8 +178,7 @@ class CacheDirectory(_Directory):
     def __init__(self, path, size=None, check=10):
         hint = "with shared_blob_dir, the server's directory may be there"
         super().__init__(path, _CACHE, hint)
-        _remove_abandoned(self.helper.temp_dir)
-        self._own, self._lock = _own_directory(self.helper.temp_dir)
+        self._lock = _enter(self.helper.temp_dir)
         try:
             self._check = SizeCheck(path, size, check)
         except BaseException:
@@ -195,16 +193,11 @@ class CacheDirectory(_Directory):
     def _leave(self):
         lock, self._lock = self._lock, None
         if lock is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
             os.close(lock)
-
-    def temporary(self):
-        """Return this storage's own directory (str) for uncommitted files."""
-        return self._own
 
     def take(self, path, oid):
         """Take over an uncommitted file; return its path from now on."""
-        return self._take(path, self._own)
+        return self._take(path, self.helper.temp_dir)
 
     def committed(self, blobs, tid):
         """The files of `blobs`, a list of (oid, path), were committed as `tid`."""
@@ -214,6 +207,7 @@ class CacheDirectory(_Directory):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 self._check.added(os.stat(path).st_size)
                 os.replace(path, target)
+                ZODB.blob.set_not_writable(target)
         except OSError as error:
             # They can be had from the server.
             logger.warning("blobs of a commit are not in the cache: %s", error)
@@ -267,36 +261,30 @@ class CacheDirectory(_Directory):
         self._check.added(len(data))
 
 
-def _own_directory(parent):
-    """Make a directory that is locked; return its path and descriptor."""
-    while True:
-        path = tempfile.mkdtemp(prefix=_OWN, dir=parent)
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # Somebody found it before it was locked.
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if is_at(handle, path):
-                return path, handle
-        except BaseException:
-            os.close(handle)
-            raise
+def _enter(directory):
+    """Lock a directory of uncommitted files, with others; return the descriptor.
+
+    Who is alone removes what processes have left that are gone.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _empty(directory)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except BaseException:
         os.close(handle)
+        raise
+    return handle
 
 
-def _remove_abandoned(parent):
-    """Remove the directories in `parent` whose processes are gone."""
-    for entry in os.scandir(parent):
-        if not entry.name.startswith(_OWN):
-            continue
-        with contextlib.suppress(OSError):  # It is somebody else's.
-            handle = os.open(entry.path, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path)
-            finally:
-                os.close(handle)
+def _empty(directory):
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 def _mark(path, layout):
@@ -304,7 +292,7 @@ def _mark(path, layout):
     marker = os.path.join(path, ZODB.blob.LAYOUT_MARKER)
     if layout == "automatic" or os.path.exists(marker):
         return
-    handle, name = tempfile.mkstemp(dir=os.path.join(path, "tmp"))
+    handle, name = tempfile.mkstemp(prefix=".layout-", dir=path)
     try:
         with open(handle, "w") as file:
             file.write(layout)
