@@ -27,6 +27,7 @@ setup(
             "pytest",
             "pytest-timeout",
             "ruff",
+            "trustme",
             "zc.zlibstorage",
             "zope.testing",
         ],

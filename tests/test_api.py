@@ -232,7 +232,6 @@ def test_clientstorage_section(serve):
     "line, text",
     [
         ("blob-dir x", "blob_dir"),
-        ("<ssl>\ncertificate x\n</ssl>", "TLS"),
     ],
 )
 def test_clientstorage_section_with_later_features(line, text):

@@ -399,8 +399,6 @@ class TestArguments:
             ("blob_dir", "blobs"),
             ("shared_blob_dir", True),
             ("blob_cache_size", 100),
-            ("ssl", object()),
-            ("ssl_server_hostname", "x"),
             ("credentials", "x"),
             ("username", "x"),
         ],

@@ -19,7 +19,7 @@ from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking
-from .arguments import check_id, check_oid, number_of_seconds, text
+from .arguments import check_id, check_oid, number_of_seconds, text, tls
 from .connecting import Request
 from .connection import Connection
 from .history import filtered_undo_log
@@ -39,8 +39,6 @@ _LATER = {
     "blob_dir": "blobs",
     "shared_blob_dir": "blobs",
     "blob_cache_size": "blobs",
-    "ssl": "TLS",
-    "ssl_server_hostname": "TLS",
     "credentials": "authentication by credentials",
     "username": "authentication by password",
     "password": "authentication by password",
@@ -87,6 +85,12 @@ class ClientStorage(ConflictResolvingStorage):
     server_sync
         Whether `sync` asks the server, so that a transaction sees all that was
         committed anywhere before it began.
+    ssl
+        An `ssl.SSLContext` for the client's side of TLS.  Without it there is no
+        encryption.
+    ssl_server_hostname
+        The host name (str) that the server's certificate is to be for, by default
+        the host of its address; see `ssl.SSLContext.check_hostname`.
     client_label
         A text that the server's log shows for this client.
     min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify,
@@ -152,6 +156,7 @@ class ClientStorage(ConflictResolvingStorage):
             bool(read_only and not read_only_fallback),
             bool(read_only_fallback),
             number_of_seconds("keep_alive", keep_alive, 30, most=MOST_KEEP_ALIVE),
+            *tls("ssl", ssl, "ssl_server_hostname", ssl_server_hostname, addrs),
         )
         wait_timeout = number_of_seconds("wait_timeout", wait_timeout, 30)
         poll = number_of_seconds("disconnect_poll", disconnect_poll, 1, least=0.001)
