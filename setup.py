@@ -36,6 +36,7 @@ setup(
             "psutil",
             "pyperf == 2.0.0",
             "six",
+            "trustme",
             "zodbshootout == 0.8",
         ],
     },
