@@ -17,6 +17,7 @@ from ..wire.channel import ConnectionLost, PeerSilent, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
 from ..wire.tlserrors import TLSFailed
 from . import forking
+from .strangers import refusal
 
 #: How often a server may let a sign of life be missing while it has something to
 #: do that may take it long: anything else than loads.
@@ -258,7 +259,7 @@ class Link:
                 "the port"
             )
         if offered != messages.PROTOCOL:
-            raise ProtocolError(_refusal(offered))
+            raise ProtocolError(refusal(offered))
         if not is_answered:
             self._send(frame(messages.PROTOCOL))
 
@@ -412,36 +413,3 @@ def _drain(pieces):
 def deadline_in(seconds):
     """Return the `time.monotonic` of so many seconds from now."""
     return time.monotonic() + seconds
-
-
-#: How other servers greet, and what they are.
-_STRANGERS = {
-    b"SSH-": "an SSH server",
-    b"HTTP/": "a web server (HTTP)",
-    b"* OK": "an IMAP server",
-    b"+OK": "a POP3 server",
-    b"-ERR": "a Redis or POP3 server",
-}
-
-
-def _refusal(offered):
-    """Say what is wrong with a server that speaks something else."""
-    wanted = messages.PROTOCOL.decode()
-    if len(offered) < 8 and offered[:1] == b"M":
-        return (
-            f"the server speaks {offered.decode('latin-1')} (msgpack), "
-            f"not {wanted}: switch msgpack off on the server"
-        )
-    if len(offered) < 8 and offered[:1] == b"Z":
-        return (
-            f"the server speaks {offered.decode('latin-1')}, another version of ZEO's "
-            f"protocol, not {wanted}"
-        )
-    for start, stranger in _STRANGERS.items():
-        if offered.startswith(start):
-            return (
-                f"{stranger} answers there, not a ZEO or Zeolite server; look at the "
-                "port"
-            )
-    line = offered.split(b"\n")[0].strip()[:40].decode("latin-1")
-    return f"no ZEO or Zeolite server answers there: it says {line!r}; look at the port"
