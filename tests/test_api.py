@@ -231,21 +231,6 @@ def test_clientstorage_section(serve):
 @pytest.mark.parametrize(
     "line, text",
     [
-        ("<ssl>\ncertificate x\n</ssl>", "TLS"),
-    ],
-)
-def test_clientstorage_section_with_later_features(line, text):
-    import ZODB.config
-
-    with pytest.raises(Exception, match=text):
-        ZODB.config.storageFromString(
-            f"%import zeolite\n<clientstorage>\nserver 1\n{line}\n</clientstorage>"
-        )
-
-
-@pytest.mark.parametrize(
-    "line, text",
-    [
         ("wait-timeout soon", "soon"),
         ("wait-timeout -1", "-1"),
         ("wait-timeout nan", "nan"),

@@ -51,6 +51,7 @@ def server(
     zeo_conf=None,
     port=0,
     host="127.0.0.1",
+    ssl=None,
 ):
     """Serve a storage in this process; return (address, stop).
 
@@ -66,12 +67,15 @@ def server(
         A ZODB storage section as text, instead of `path`.
     zeo_conf
         Settings of the server: a dictionary with the keys of a `<zeolite>`
-        section, or such keys as text.
+        section, or such keys as text, which may have an `<ssl>` section.
     port
         The port (int) on `host`, 0 for any that is free; or the path (str) of a
         Unix socket.
     host
         The host or address (str) to listen at.
+    ssl
+        An `ssl.SSLContext` for the server's side of TLS.  Without it there is no
+        encryption.
 
     Raises `zeolite.errors.ConfigurationError` for settings that cannot work, and
     whatever opening the storage or the address raises.
@@ -79,11 +83,12 @@ def server(
     from . import config
     from .storageserver.server import StorageServer
 
-    options = config.server_options(zeo_conf)
+    options, settings = config.server_settings(zeo_conf)
+    tls = config.server_context(ssl, settings)
     storage = config.open_storage(path, blob_dir, storage_conf)
     try:
         address = port if isinstance(port, str) else (host, port)
-        running = StorageServer(address, {"1": storage}, options)
+        running = StorageServer(address, {"1": storage}, options, tls)
     except BaseException:
         storage.close()
         raise

@@ -8,6 +8,7 @@ adds the file and the line.
 import io
 import pathlib
 import re
+import ssl
 
 import ZConfig
 import ZODB.config
@@ -18,6 +19,7 @@ from .clientstorage.storage import ClientStorage
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
 from .wire.channel import MOST_KEEP_ALIVE
+from .wire.tlssettings import TLSSettings
 
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
@@ -88,11 +90,10 @@ def refuse_msgpack(text):
     return False
 
 
-def refuse_ssl(section):
-    raise ValueError(
-        "TLS is not in this version of Zeolite; remove the ssl section, and let only "
-        "trusted machines reach the port"
-    )
+def tls_settings(section):
+    """The `TLSSettings` of an `<ssl>` section, a server's or a client's."""
+    names = section.getSectionAttributes()
+    return TLSSettings(**{name: getattr(section, name) for name in names})
 
 
 def delay(text):
@@ -117,6 +118,8 @@ class ServerSection:
     def __init__(self, section):
         self.address = section.address
         self.pid_filename = section.pid_filename
+        #: A `TLSSettings`, or None for no encryption.
+        self.tls = section.ssl
         self.options = ServerOptions(
             read_only=section.read_only,
             invalidation_queue_size=section.invalidation_queue_size,
@@ -132,6 +135,7 @@ class ClientStorageSection(ZODB.config.BaseConfig):
 
     def open(self):
         section = self.config
+        tls = section.ssl
         return ClientStorage(
             section.server,
             storage=section.storage,
@@ -152,6 +156,8 @@ class ClientStorageSection(ZODB.config.BaseConfig):
             disconnect_poll=section.disconnect_poll,
             keep_alive=section.keep_alive,
             wait=section.wait,
+            ssl=tls and tls.client_context(),
+            ssl_server_hostname=tls and tls.server_hostname,
         )
 
 
@@ -251,17 +257,42 @@ def _message(error):
 # What `zeolite.server()` takes.
 
 
-def server_options(settings):
-    """Return `ServerOptions` from a dictionary or text of keys, or None."""
+def server_settings(settings):
+    """Return `ServerOptions`, and `TLSSettings` or None.
+
+    `settings` is a dictionary or text of keys, or None.
+    """
     if not settings:
-        return ServerOptions()
+        return ServerOptions(), None
     if not isinstance(settings, str):
         settings = "".join(
             f"{key.replace('_', '-')} {value}\n" for key, value in settings.items()
         )
     # The file's schema wants an address and a storage, which are given elsewhere.
     text = f"<zeolite>\naddress 0\n{settings}\n</zeolite>\n<mappingstorage/>\n"
-    return ServerConfiguration("zeo_conf", text).section.options
+    section = ServerConfiguration("zeo_conf", text).section
+    return section.options, section.tls
+
+
+def server_context(context, settings):
+    """Return the `ssl.SSLContext` of a server, or None.
+
+    It is given, or there are `TLSSettings` for one, or neither.
+    """
+    if context is None:
+        return settings and settings.server_context()
+    if settings is not None:
+        raise ConfigurationError(
+            "there is an ssl section, and the argument ssl as well"
+        )
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl is an ssl.SSLContext, not {context!r}")
+    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(
+            "ssl is a client's SSLContext; make one for "
+            "ssl.Purpose.CLIENT_AUTH, or with ssl.PROTOCOL_TLS_SERVER"
+        )
+    return context
 
 
 def open_storage(path, blob_dir, storage_conf):

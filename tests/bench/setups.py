@@ -7,6 +7,7 @@ gives a target (see `systems.py`).  It is entered once for each system and row.
 import contextlib
 import os
 
+from . import tls
 from .processes import Worker, run_jobs
 from .systems import FLOOR, answering, available, serving
 
@@ -15,6 +16,14 @@ from .systems import FLOOR, answering, available, serving
 def records(bench, system):
     """A database of records."""
     with available(bench.scratch, system, bench.records()) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def records_over_tls(bench, system):
+    """A database of records, on a server that wants certificates of its clients."""
+    encrypted = tls.make(bench.scratch)
+    with serving(bench.scratch, system, bench.records(), encrypted) as (target, _):
         yield target
 
 

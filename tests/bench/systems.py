@@ -2,13 +2,15 @@
 
 A system is known by its name.  A target is where a client process finds one: a
 dictionary with `system` and, depending on it, `port` or `path`; for the floor also
-`cpu`, where its client is to run, or None.
+`cpu`, where its client is to run, or None; for servers `tls` (see `tls.py`) or None.
 """
 
 import contextlib
+import functools
 import socket
 import time
 
+from . import tls
 from .processes import Failed, Worker, stop, tail
 
 FLOOR = "floor"
@@ -55,18 +57,24 @@ def available(scratch, system, path):
 
 
 @contextlib.contextmanager
-def serving(scratch, system, path, blob_dir=None):
-    """Run a server on the file at `path`; give its target and its process id."""
+def serving(scratch, system, path, blob_dir=None, encrypted=None):
+    """Run a server on the file at `path`; give its target and its process id.
+
+    `encrypted` is what its target has as `tls`.
+    """
     log = scratch.fresh("server.log")
     port = _free_port()
-    where = ["-a", f"{_HOST}:{port}", "-f", path]
+    arguments = ["-a", f"{_HOST}:{port}", "-f", path]
     if blob_dir is not None:
-        where = ["-C", scratch.fresh("server.conf")]
-        where[1].write_text(_WITH_BLOBS.format(_HOST, port, path, blob_dir))
-    process = scratch.start(["-m", _MODULES[system], *where], log)
+        arguments = ["-C", scratch.fresh("server.conf")]
+        arguments[1].write_text(_WITH_BLOBS.format(_HOST, port, path, blob_dir))
+    elif encrypted:
+        arguments = tls.arguments(scratch, encrypted, _HOST, port, path)
+    target = {"system": system, "port": port, "tls": encrypted}
+    process = scratch.start(["-m", _MODULES[system], *arguments], log)
     try:
-        _wait_until_it_speaks(system, port, process, log)
-        yield {"system": system, "port": port}, process.pid
+        _wait_until_it_speaks(target, process, log)
+        yield target, process.pid
     finally:
         if process.poll() is not None:
             scratch.notes.append(f"{system}: the server ended by itself\n{tail(log)}")
@@ -102,7 +110,9 @@ def open_storage(target, **options):
         import ZEO as package
     else:
         import zeolite as package
-    return package.client(address, **options)
+    encrypted = target.get("tls")
+    context = tls.context(encrypted) if encrypted else None
+    return package.client(address, ssl=context, **options)
 
 
 def _free_port():
@@ -110,19 +120,30 @@ def _free_port():
         return listening.getsockname()[1]
 
 
-def _wait_until_it_speaks(system, port, process, log):
+def _wait_until_it_speaks(target, process, log):
+    address = _HOST, target["port"]
+    wrap = contextlib.nullcontext
+    if target["tls"]:
+        context = tls.context(target["tls"])
+        wrap = functools.partial(context.wrap_socket, server_hostname=_HOST)
     deadline = time.monotonic() + _START_PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with socket.create_connection((_HOST, port), timeout=5) as connection:
+            with (
+                socket.create_connection(address, timeout=5) as sock,
+                wrap(sock) as connection,
+            ):
                 # Accepting is the kernel's doing, the greeting is the server's.
                 # What is not read would make the server see a reset.
                 if connection.recv(64):
+                    if target["tls"]:
+                        with contextlib.suppress(OSError):
+                            connection.unwrap()  # Not with a reset.
                     return
         except OSError:
             pass
         time.sleep(0.05)
-    raise Failed(f"{system}: the server does not answer\n{tail(log)}")
+    raise Failed(f"{target['system']}: the server does not answer\n{tail(log)}")
 
 
 def _look_for_trouble(scratch, system, log):

@@ -257,7 +257,6 @@ class TestReasons:
             (b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH server answers there"),
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"a web server \(HTTP\) answers"),
             (b"220 mail.example ESMTP\r\n", "it says '220 mail.example ESMTP"),
-            (b"\x15\x03\x01\x00\x02\x02\x46", "a server that wants TLS answers there"),
             (b"\0\0\0\2M5", "switch msgpack off on the server"),
             (b"\0\0\0\5Z3101", "the server speaks Z3101, another version"),
             (bytes(range(200, 256)), "no ZEO or Zeolite server answers there"),

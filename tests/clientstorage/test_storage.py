@@ -396,8 +396,6 @@ class TestArguments:
     @pytest.mark.parametrize(
         "argument, value",
         [
-            ("ssl", object()),
-            ("ssl_server_hostname", "x"),
             ("credentials", "x"),
             ("username", "x"),
         ],

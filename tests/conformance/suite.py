@@ -6,6 +6,7 @@ suites are written as mix-ins for a test case that has the storage in `_storage`
 
 import inspect
 import itertools
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from ZODB.tests import (
 )
 from ZODB.tests.racetest import RaceTests
 from ZODB.tests.StorageTestBase import StorageTestBase
+
+from tests.support.certificates import Files, client_context, issue
 
 FILE_STORAGE = "<filestorage>\npath {directory}/Data{number}.fs\n</filestorage>\n"
 MAPPING_STORAGE = "<mappingstorage>\n</mappingstorage>\n"
@@ -117,6 +120,8 @@ class ConformanceTest(StorageTestBase):
     server = "zeolite"
     section = FILE_STORAGE
     settings: dict = {}  # noqa: RUF012
+    #: Whether the connections are encrypted, with certificates on both sides.
+    over_tls = False
 
     @staticmethod
     def wrap(storage):
@@ -145,7 +150,14 @@ class ConformanceTest(StorageTestBase):
             settings["read_only"] = "true"
         if self._server is not None:
             self._server.stop()
-        self._server = self._host.start(self._section, **settings)
+        tls = None
+        if self.over_tls:
+            files = Files(pathlib.Path(self._directory))
+            tls = {
+                "certificate": str(files.both(issue())),
+                "authenticate": str(files.authority("clients")),
+            }
+        self._server = self._host.start(self._section, tls=tls, **settings)
         self._storage = self._new_storage_client(read_only)
 
     def _new_storage_client(self, read_only=False):
@@ -153,7 +165,10 @@ class ConformanceTest(StorageTestBase):
             import zeolite as package
         else:
             import ZEO as package
-        client = package.client(self._server.address, read_only=read_only)
+        settings = {"read_only": read_only}
+        if self.over_tls:
+            settings["ssl"] = client_context(issue("client", by="clients"))
+        client = package.client(self._server.address, **settings)
         self._clients.append(client)
         return self.wrap(client)
 

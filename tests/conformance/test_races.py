@@ -58,6 +58,10 @@ class TestRacesOnFileStorage(Races, RaceTests):
     locals().update(RACES)
 
 
+class TestRacesOverTLS(TestRacesOnFileStorage):
+    over_tls = True
+
+
 class TestRacesOnMappingStorage(Races, RaceTests):
     section = MAPPING_STORAGE
     locals().update(RACES)

@@ -1,5 +1,6 @@
 """ZODB's suites for storages, through a server process, in three pairings."""
 
+import pytest
 from ZODB.tests import (
     BasicStorage,
     ConflictResolution,
@@ -110,3 +111,11 @@ class ClientConflictResolutionSuites(
     """The server leaves conflicts to its clients."""
 
     settings = {"client_conflict_resolution": "true"}  # noqa: RUF012
+
+
+@pytest.mark.slow
+class TestFileStorageOverTLS(FileStorageSuites):
+    """All of it again, encrypted."""
+
+    __test__ = True
+    over_tls = True

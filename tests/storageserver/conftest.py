@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from tests.support.blocking import BlockingStorage
+from tests.support.certificates import client_context, server_context
 from tests.support.rawclient import RawClient
 from zeolite.storageserver.options import ServerOptions
 from zeolite.storageserver.server import StorageServer
@@ -13,11 +14,15 @@ from zeolite.storageserver.server import StorageServer
 class ServerForTests:
     """A `StorageServer` with what is inside it, and clients that get closed."""
 
-    def __init__(self, stack, storage=None, **options):
+    def __init__(self, stack, storage=None, tls=False, **options):
         self._stack = stack
+        self._tls = client_context() if tls else None
         self.storage = BlockingStorage() if storage is None else storage
         self.server = StorageServer(
-            ("127.0.0.1", 0), {"1": self.storage}, ServerOptions(**options)
+            ("127.0.0.1", 0),
+            {"1": self.storage},
+            ServerOptions(**options),
+            server_context() if tls else None,
         )
         self.server.start()
         stack.callback(self.server.stop)
@@ -26,7 +31,7 @@ class ServerForTests:
 
     def connect(self, **kwargs):
         """Return a new `RawClient`."""
-        client = RawClient(self.address, **kwargs)
+        client = RawClient(self.address, tls=self._tls, **kwargs)
         self._stack.callback(client.close)
         return client
 

@@ -194,8 +194,10 @@ class TestSlowClients:
         delivery.nudge()
         assert len(delivery.failures) == 1
 
-    def test_stalled_client_delays_nobody(self, server):
+    @pytest.mark.parametrize("tls", [False, True])
+    def test_stalled_client_delays_nobody(self, serve, tls):
         """It reads nothing while others commit a thousand times."""
+        server = serve(tls=tls)
         stalled = server.connect(receive_buffer=4096)
         writer, reader = server.connect(), server.connect()
         session = server.session(stalled)
@@ -214,8 +216,9 @@ class TestSlowClients:
         stalled.ask("ping")
         assert stalled.invalidations() == tids
 
-    def test_stalled_client_is_given_up(self, serve):
-        server = serve(client_timeout=0.2)
+    @pytest.mark.parametrize("tls", [False, True])
+    def test_stalled_client_is_given_up(self, serve, tls):
+        server = serve(client_timeout=0.2, tls=tls)
         stalled = server.connect(receive_buffer=4096)
         writer = server.connect()
         session = server.session(stalled)

@@ -32,12 +32,15 @@ class Host:
         )
         HOSTS.add(self._process.pid)
 
-    def start(self, storage, port=0, **settings):
+    def start(self, storage, port=0, tls=None, **settings):
         """Serve a storage section (str); return the `Hosted` server.
 
-        `settings` are keys of the `<zeo>` section, with underscores.
+        `settings` are keys of the `<zeo>` section, with underscores, and `tls` is a
+        dictionary of those of its `<ssl>` section.
         """
-        answer = self._ask(do="start", storage=storage, port=port, settings=settings)
+        answer = self._ask(
+            do="start", storage=storage, port=port, settings=settings, tls=tls
+        )
         return Hosted(self, answer["key"], tuple(answer["address"]))
 
     def _ask(self, **command):
@@ -69,15 +72,28 @@ class Hosted:
         self._host._ask(do="stop", key=self._key)
 
 
-def _start(kind, storage, port, settings):
+def _start(kind, storage, port, settings, tls):
     if kind == "zeolite":
         import zeolite
 
-        return zeolite.server(storage_conf=storage, zeo_conf=settings, port=port)
+        conf = _lines(settings) + _section(tls) if tls else settings
+        return zeolite.server(storage_conf=storage, zeo_conf=conf, port=port)
     import ZEO
 
+    if tls:
+        keys = _lines(settings) + _section(tls)
+        conf = f"<zeo>\naddress 127.0.0.1:{port}\n{keys}</zeo>"
+        return ZEO.server(storage_conf=storage, zeo_conf=conf)
     conf = {key.replace("_", "-"): value for key, value in settings.items()}
     return ZEO.server(storage_conf=storage, zeo_conf=conf, port=port)
+
+
+def _lines(settings):
+    return "".join(f"{key.replace('_', '-')} {settings[key]}\n" for key in settings)
+
+
+def _section(tls):
+    return f"<ssl>\n{_lines(tls)}</ssl>\n"
 
 
 def _main(kind):
@@ -86,9 +102,8 @@ def _main(kind):
         command = json.loads(line)
         try:
             if command["do"] == "start":
-                address, stop = _start(
-                    kind, command["storage"], command["port"], command["settings"]
-                )
+                names = "storage", "port", "settings", "tls"
+                address, stop = _start(kind, *[command[name] for name in names])
                 servers[len(servers)] = stop
                 answer = {"key": len(servers) - 1, "address": address}
             else:

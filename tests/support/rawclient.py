@@ -16,10 +16,12 @@ class RawClient:
 
     Every message that arrives is kept in `seen`, in its order, as a tuple:
     ("reply", message id, result), ("error", message id, (class, details)) or
-    (method, *args).
+    (method, *args).  `tls` is an `ssl.SSLContext`, or None for no encryption.
     """
 
-    def __init__(self, address, register=True, receive_buffer=None, timeout=20):
+    def __init__(
+        self, address, register=True, receive_buffer=None, timeout=20, tls=None
+    ):
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family)
         if receive_buffer:
@@ -28,6 +30,8 @@ class RawClient:
         self.socket.connect(address)
         if family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._buffer = b""
         self._next_id = 0
         self.seen = []

@@ -1,12 +1,18 @@
-"""Channels: receive, send and offer, on TCP over IPv4 and IPv6 and on Unix sockets."""
+"""Channels: receive, send and offer, on TCP over IPv4 and IPv6 and on Unix sockets.
+
+All of it without encryption and with TLS, in both versions.
+"""
 
 import socket
+import ssl
 import threading
 import time
 
 import pytest
 
+from tests.support import certificates
 from zeolite.wire.channel import ConnectionLost, PeerSilent, PlainChannel
+from zeolite.wire.tls import TLSChannel
 
 KINDS = {
     "tcp": (socket.AF_INET, ("127.0.0.1", 0)),
@@ -14,18 +20,22 @@ KINDS = {
     "unix": (socket.AF_UNIX, "socket"),
 }
 
+VERSIONS = {
+    "plain": None,
+    "TLS 1.2": ssl.TLSVersion.TLSv1_2,
+    "TLS 1.3": ssl.TLSVersion.TLSv1_3,
+}
 
-@pytest.fixture(params=KINDS)
-def pair(request, tmp_path, monkeypatch):
-    """Two connected channels, with small buffers."""
-    monkeypatch.chdir(tmp_path)
-    family, address = KINDS[request.param]
+
+def connected(kind):
+    """Two connected sockets, with small buffers."""
+    family, address = KINDS[kind]
     listener = socket.socket(family)
     try:
         listener.bind(address)
     except OSError:
         listener.close()
-        pytest.skip(f"no {request.param} here")
+        pytest.skip(f"no {kind} here")
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     listener.listen()
     near = socket.socket(family)
@@ -33,7 +43,43 @@ def pair(request, tmp_path, monkeypatch):
     near.connect(listener.getsockname())
     far, _ = listener.accept()
     listener.close()
-    channels = PlainChannel(near, 0.1), PlainChannel(far, 0.1)
+    return near, far
+
+
+def client_side(sock, version, stall_timeout=0.1):
+    if VERSIONS[version] is None:
+        return PlainChannel(sock, stall_timeout)
+    context = certificates.client_context(version=VERSIONS[version])
+    return TLSChannel(sock, stall_timeout, 0, context, server_hostname="localhost")
+
+
+def server_side(sock, version):
+    if VERSIONS[version] is None:
+        return PlainChannel(sock, 0.1)
+    context = certificates.server_context(version=VERSIONS[version])
+    return TLSChannel(sock, 0.1, 0, context, server_side=True)
+
+
+def shake_hands(*channels):
+    deadline = time.monotonic() + 20
+    threads = [
+        threading.Thread(target=channel.handshake, args=(deadline,))
+        for channel in channels
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture(params=[(kind, version) for version in VERSIONS for kind in KINDS])
+def pair(request, tmp_path, monkeypatch):
+    """Two connected channels, with small buffers."""
+    monkeypatch.chdir(tmp_path)
+    kind, version = request.param
+    near, far = connected(kind)
+    channels = client_side(near, version), server_side(far, version)
+    shake_hands(*channels)
     yield channels
     for channel in channels:
         channel.close()
@@ -133,9 +179,9 @@ def test_shutdown_wakes_who_receives_and_who_sends(pair):
         except ConnectionLost as error:
             ended.append(error)
 
-    patient = PlainChannel(near._socket, 1000)
+    near._stall_timeout = 1000
     threads = [
-        threading.Thread(target=wait, args=(patient.send, DATA)),
+        threading.Thread(target=wait, args=(near.send, DATA)),
         threading.Thread(target=wait, args=(near.receive,)),
     ]
     for thread in threads:

@@ -1,6 +1,7 @@
 """What callers may pass, checked before it costs the connection."""
 
 import math
+import ssl
 import threading
 
 
@@ -27,6 +28,32 @@ def number_of_seconds(name, value, default, least=0, most=threading.TIMEOUT_MAX)
             f"not {value!r}"
         )
     return value
+
+
+def tls(name, context, host_name, host, addrs):
+    """Return the `ssl.SSLContext` and the host name that are arguments, or None.
+
+    `addrs` are the servers' addresses; those without a host need the name.
+    """
+    if context is None:
+        if host is not None:
+            raise ValueError(f"{host_name} is for connections with TLS; give {name}")
+        return None, None
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"{name} is an ssl.SSLContext, not {context!r}")
+    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(
+            f"{name} is a server's SSLContext; make one with "
+            "ssl.create_default_context()"
+        )
+    if host is not None:
+        text(host_name, host)
+    elif context.check_hostname and any(isinstance(addr, str) for addr in addrs):
+        raise ValueError(
+            f"a Unix socket has no host that a certificate could be for; give "
+            f"{host_name} (server-hostname), or switch check_hostname off"
+        )
+    return context, host
 
 
 def check_id(name, value):

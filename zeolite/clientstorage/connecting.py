@@ -13,6 +13,7 @@ import dataclasses
 import queue
 import random
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from ZODB.POSException import ReadOnlyError
 
 from ..errors import ProtocolError
 from ..wire.channel import ConnectionLost, PlainChannel, format_address
+from ..wire.tls import TLSChannel
+from ..wire.tlserrors import TLSFailed
 from . import forking
 from .link import Link, deadline_in
 
@@ -53,13 +56,17 @@ class Request:
     """What is asked of a server.
 
     `fallback` says whether a server that allows no writing will do for a client
-    that is not `read_only`; `keep_alive` is in seconds, 0 for never.
+    that is not `read_only`; `keep_alive` is in seconds, 0 for never.  With `tls`
+    the connection is encrypted, and `tls_hostname` takes the place of the host in
+    the address.
     """
 
     storage: str
     read_only: bool
     fallback: bool = False
     keep_alive: float = 0
+    tls: ssl.SSLContext | None = None
+    tls_hostname: str | None = None
 
 
 class Search:
@@ -238,7 +245,7 @@ class _Target:
 
 
 def _is_refusal(error):
-    return isinstance(error, Refused | ProtocolError)
+    return isinstance(error, Refused | ProtocolError | TLSFailed)
 
 
 class _Attempt:
@@ -294,9 +301,7 @@ class _Attempt:
 
     def _open(self, request):
         family, place = self._place
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        channel = PlainChannel(sock, STALL_TIMEOUT, request.keep_alive)
-        self._channel = channel
+        channel = self._channel = _channel(family, self.target.address, request)
         try:
             if self._is_cancelled:
                 raise ConnectionLost("it is not wanted any more")
@@ -314,6 +319,22 @@ class _Attempt:
             link.lose("it did not come about")
             raise
         return link
+
+
+def _channel(family, address, request):
+    """Return a channel that is to be connected to `address`."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    settings = sock, STALL_TIMEOUT, request.keep_alive
+    if request.tls is None:
+        return PlainChannel(*settings)
+    host = None if isinstance(address, str) else address[0]
+    try:
+        return TLSChannel(
+            *settings, request.tls, server_hostname=request.tls_hostname or host
+        )
+    except (ValueError, ssl.SSLError) as error:
+        sock.close()
+        raise Refused(f"TLS is not possible with this ssl or host: {error}") from error
 
 
 def _register(link, request):

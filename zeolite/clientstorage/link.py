@@ -15,7 +15,9 @@ from ..errors import ClientDisconnected, ForkedStorageError, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
+from ..wire.tlserrors import TLSFailed
 from . import forking
+from .strangers import refusal
 
 #: How often a server may let a sign of life be missing while it has something to
 #: do that may take it long: anything else than loads.
@@ -23,6 +25,12 @@ SLOW_CALLS = 10
 
 #: The most bytes of the first frame, which says what the server speaks.
 _OFFER = 64
+
+#: Seconds that a server has to say something first, before it is told something.
+_FIRST_WORD = 0.5
+
+#: How a server begins that cannot do with what it was told because it wants TLS.
+_ALERT = b"\x15\x03"
 
 _KEEP_ALIVE = messages.encode(messages.KEEP_ALIVE, 0, messages.REPLY, None)
 
@@ -243,17 +251,52 @@ class Link:
     def handshake(self, deadline):
         """Agree on the protocol with the server, until `deadline`.
 
-        Raises `ProtocolError` if it speaks another one, and `ConnectionLost`.
+        Raises `ProtocolError` if it speaks another one, `TLSFailed` if they cannot
+        agree on encryption, and `ConnectionLost`.
         """
-        offered = self._offer(deadline)
+        self._channel.handshake(deadline)
+        try:
+            first, is_answered = self._first_word(deadline)
+            offered = self._offer(first, deadline)
+        except PeerSilent:
+            raise ConnectionLost(
+                "it accepts connections but does not say what it speaks; is it a "
+                "ZEO or Zeolite server, and not overloaded?"
+            ) from None
+        if offered.startswith(_ALERT):
+            raise TLSFailed(
+                "a server that wants TLS answers there; connect with ssl, or look at "
+                "the port"
+            )
         if offered != messages.PROTOCOL:
-            raise ProtocolError(_refusal(offered))
-        self._send(frame(messages.PROTOCOL))
+            raise ProtocolError(refusal(offered))
+        if not is_answered:
+            self._send(frame(messages.PROTOCOL))
 
-    def _offer(self, deadline):
+    def _first_word(self, deadline):
+        """Return what the server says first, and whether it was answered before.
+
+        One that wants TLS waits for us.  So one that says nothing gets its answer
+        early: that one complains, and any other finds it when it needs it.
+        """
+        why = "perhaps it does not accept this client's certificate"
+        if not self._channel.is_encrypted:
+            why = "perhaps it wants TLS"
+            try:
+                return self._receive(min(deadline, deadline_in(_FIRST_WORD))), False
+            except PeerSilent:
+                self._send(frame(messages.PROTOCOL))
+        try:
+            return self._receive(deadline), not self._channel.is_encrypted
+        except (PeerSilent, TLSFailed):
+            raise
+        except ConnectionLost as error:
+            raise ConnectionLost(f"{error}, without a word; {why}") from None
+
+    def _offer(self, seen, deadline):
         """Return what the server says first, not more than a line of it."""
         self._frames.limit = _OFFER
-        seen = b""
+        self._frames.feed(seen)
         try:
             while (offered := self._frames.next()) is None:
                 received = self._receive(deadline)
@@ -261,11 +304,6 @@ class Link:
                 self._frames.feed(received)
         except ProtocolError:
             return seen  # It is no frame.
-        except PeerSilent:
-            raise ConnectionLost(
-                "it accepts connections but does not say what it speaks; is it a "
-                "ZEO or Zeolite server, without TLS, and not overloaded?"
-            ) from None
         self._frames.limit = DEFAULT_LIMIT
         return offered
 
@@ -385,37 +423,3 @@ def _drain(pieces):
 def deadline_in(seconds):
     """Return the `time.monotonic` of so many seconds from now."""
     return time.monotonic() + seconds
-
-
-#: How other servers greet, and what they are.
-_STRANGERS = {
-    b"SSH-": "an SSH server",
-    b"HTTP/": "a web server (HTTP)",
-    b"\x15\x03": "a server that wants TLS",
-    b"* OK": "an IMAP server",
-    b"+OK": "a POP3 server",
-    b"-ERR": "a Redis or POP3 server",
-}
-
-
-def _refusal(offered):
-    """Say what is wrong with a server that speaks something else."""
-    wanted = messages.PROTOCOL.decode()
-    if len(offered) < 8 and offered[:1] == b"M":
-        return (
-            f"the server speaks {offered.decode('latin-1')} (msgpack), "
-            f"not {wanted}: switch msgpack off on the server"
-        )
-    if len(offered) < 8 and offered[:1] == b"Z":
-        return (
-            f"the server speaks {offered.decode('latin-1')}, another version of ZEO's "
-            f"protocol, not {wanted}"
-        )
-    for start, stranger in _STRANGERS.items():
-        if offered.startswith(start):
-            return (
-                f"{stranger} answers there, not a ZEO or Zeolite server; look at the "
-                "port"
-            )
-    line = offered.split(b"\n")[0].strip()[:40].decode("latin-1")
-    return f"no ZEO or Zeolite server answers there: it says {line!r}; look at the port"

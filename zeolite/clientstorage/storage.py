@@ -16,7 +16,7 @@ from ..errors import ClientDisconnected
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking, transfer
-from .arguments import check_id, number_of_seconds, text
+from .arguments import check_id, number_of_seconds, text, tls
 from .blobs import open_directory
 from .committing import Committing
 from .connecting import Request
@@ -33,8 +33,6 @@ MB = 1024 * 1024
 
 # Arguments whose features this version does not have.
 _LATER = {
-    "ssl": "TLS",
-    "ssl_server_hostname": "TLS",
     "credentials": "authentication by credentials",
     "username": "authentication by password",
     "password": "authentication by password",
@@ -81,6 +79,12 @@ class ClientStorage(Committing):
     server_sync
         Whether `sync` asks the server, so that a transaction sees all that was
         committed anywhere before it began.
+    ssl
+        An `ssl.SSLContext` for the client's side of TLS.  Without it there is no
+        encryption.
+    ssl_server_hostname
+        The host name (str) that the server's certificate is to be for, by default
+        the host of its address; see `ssl.SSLContext.check_hostname`.
     client_label
         A text that the server's log shows for this client.
     blob_dir
@@ -162,6 +166,7 @@ class ClientStorage(Committing):
             bool(read_only and not read_only_fallback),
             bool(read_only_fallback),
             number_of_seconds("keep_alive", keep_alive, 30, most=MOST_KEEP_ALIVE),
+            *tls("ssl", ssl, "ssl_server_hostname", ssl_server_hostname, addrs),
         )
         wait_timeout = number_of_seconds("wait_timeout", wait_timeout, 30)
         poll = number_of_seconds("disconnect_poll", disconnect_poll, 1, least=0.001)

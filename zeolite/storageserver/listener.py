@@ -10,6 +10,7 @@ import threading
 import time
 
 from ..wire.channel import PlainChannel
+from ..wire.tls import TLSChannel
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -23,12 +24,14 @@ class Listener:
     `address` is a pair of host and port, or the path of a Unix socket.
     `storages` maps names to `Served`.  The socket is bound when the listener is
     made, which raises `OSError` where that is impossible; accepting begins with
-    `start`.
+    `start`.  `tls` is the `ssl.SSLContext` of clients that connect from now on, or
+    None; any thread may set another one.
     """
 
-    def __init__(self, address, storages, options):
+    def __init__(self, address, storages, options, tls=None):
         self._storages = storages
         self._options = options
+        self.tls = tls
         self._lock = threading.Lock()  # Guards `_sessions` and `_stopped`.
         self._sessions = {}
         self._stopped = False
@@ -78,8 +81,7 @@ class Listener:
 
     def _talk(self, sock, address, server):
         # In the client's own thread.
-        options = self._options
-        channel = PlainChannel(sock, options.client_timeout, options.keep_alive)
+        channel = self._channel(sock)
         name = f"{address[0]}:{address[1]}" if address else "a local process"
         session = Session(channel, name, self._storages, self._options)
         with self._lock:
@@ -91,6 +93,12 @@ class Listener:
         finally:
             with self._lock:
                 del self._sessions[session]
+
+    def _channel(self, sock):
+        settings = sock, self._options.client_timeout, self._options.keep_alive
+        if self.tls is None:
+            return PlainChannel(*settings)
+        return TLSChannel(*settings, self.tls, server_side=True)
 
 
 class _Server:

@@ -7,6 +7,7 @@ import sys
 
 import zc.lockfile
 
+from ..errors import ConfigurationError
 from ..wire.channel import format_address
 from .server import PATIENCE, StorageServer
 
@@ -20,20 +21,21 @@ SWITCH_INTERVAL = 0.001
 def serve(configuration):
     """Serve what a `ServerConfiguration` says until SIGTERM or SIGINT.
 
-    For the main thread.  Raises `ConfigurationError` for what cannot work.
+    SIGUSR2 has it read the files for TLS again.  For the main thread.  Raises `ConfigurationError` for what cannot work.
     """
     # They are waited for rather than handled: a handler could interrupt anything,
     # itself included.  All threads inherit this.
-    signals = {signal.SIGTERM, signal.SIGINT}
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     sys.setswitchinterval(SWITCH_INTERVAL)
     _start_log(configuration)
     if configuration.has_runner:
         logger.info("the runner section is for zdaemon; it has no effect here")
     section = configuration.section
+    tls = _tls_context(configuration)
     storages = _open_storages(configuration)
     try:
-        server = StorageServer(section.address, storages, section.options)
+        server = StorageServer(section.address, storages, section.options, tls)
     except (OSError, UnicodeError) as error:
         _close(storages)
         where = format_address(section.address)
@@ -49,7 +51,8 @@ def serve(configuration):
     try:
         with _pid_file(configuration):
             server.start()
-            signal.sigwait(signals)
+            while signal.sigwait(signals) == signal.SIGUSR2:
+                _reload(configuration, server)
             logger.info("stopping")
     finally:
         server.stop(PATIENCE)
@@ -69,6 +72,32 @@ def _start_log(configuration):
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
         )
+
+
+def _tls_context(configuration):
+    """Return the `ssl.SSLContext` for clients, None for no encryption."""
+    settings = configuration.section.tls
+    if settings is None:
+        return None
+    try:
+        return settings.server_context()
+    except ConfigurationError as error:
+        line = configuration.line_of_key("<ssl>")
+        raise configuration.error(str(error), line) from error
+
+
+def _reload(configuration, server):
+    """Use the certificates that the files have by now, if they can be used."""
+    if configuration.section.tls is None:
+        logger.info("SIGUSR2: there is no ssl section whose files could be read again")
+        return
+    try:
+        tls = _tls_context(configuration)
+    except Exception as error:
+        logger.error("SIGUSR2: going on with the certificates from before: %s", error)
+        return
+    server.use_tls(tls)
+    logger.info("SIGUSR2: new connections use the certificates as they are now")
 
 
 def _open_storages(configuration):

@@ -1,6 +1,7 @@
 """A whole server: its storages, and the address at which it listens."""
 
 import logging
+import ssl
 
 import ZODB.event
 
@@ -21,17 +22,18 @@ class StorageServer:
 
     `address` is a pair of host (str) and port (int; 0 for any that is free) or
     the path of a Unix socket; `storages` maps names to ZODB storages, which the
-    server closes when it stops; `options` is a `ServerOptions`.
+    server closes when it stops; `options` is a `ServerOptions`; `tls` is the
+    `ssl.SSLContext` that clients have to agree with, or None for no encryption.
 
     Raises `OSError` where the address cannot be had; the storages are left open.
     """
 
-    def __init__(self, address, storages, options=None):
+    def __init__(self, address, storages, options=None, tls=None):
         options = options or ServerOptions()
         self._served = {
             name: Served(name, storage, options) for name, storage in storages.items()
         }
-        self._listener = Listener(address, self._served, options)
+        self._listener = Listener(address, self._served, options, tls)
 
     @property
     def address(self):
@@ -48,7 +50,21 @@ class StorageServer:
             ", ".join(f"storage {name}" for name in self._served),
             format_address(self.address),
         )
+        tls = self._listener.tls
+        if tls is not None and tls.verify_mode == ssl.CERT_NONE:
+            logger.warning(
+                "connections are encrypted, but clients are not authenticated: "
+                "whoever reaches %s may connect; set authenticate to change that",
+                format_address(self.address),
+            )
         ZODB.event.notify(Serving(self, self.address))
+
+    def use_tls(self, tls):
+        """Have clients that connect from now on agree with another context.
+
+        For a server that was made with one.  Connections that exist go on.
+        """
+        self._listener.tls = tls
 
     def stop(self, patience=None):
         """Stop: no new clients, running commits end, others are aborted.

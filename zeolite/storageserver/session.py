@@ -20,6 +20,7 @@ from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent
 from ..wire.frames import FrameReader, frame
+from ..wire.tlserrors import TLSFailed
 from .calls import METHODS
 from .commit import DELAYED
 from .delivery import Delivery
@@ -29,6 +30,9 @@ from .served import COUNTS
 
 logger = logging.getLogger(__name__)
 
+
+#: How a client begins that speaks TLS.  As the size of a frame it is too large.
+_TLS = b"\x16\x03"
 
 #: Errors that are part of a client's normal life, not worth a traceback.
 _EXPECTED = (POSError, KeyError, TransientError, ConnectionLost)
@@ -143,7 +147,7 @@ class Session:
         try:
             if self._handshake():
                 self._serve()
-        except (ProtocolError, FellBehind, PeerSilent) as error:
+        except (ProtocolError, FellBehind, PeerSilent, TLSFailed) as error:
             self._reason = self._reason or _text(error)
         except ConnectionLost as error:
             logger.debug("client %s: connection lost: %s", self, error)
@@ -153,8 +157,9 @@ class Session:
             self._leave()
 
     def _handshake(self):
+        self._channel.handshake(self._deadline)
         self._channel.send(frame(messages.PROTOCOL))
-        answer = self._next_frame()
+        answer = self._first_frame()
         if answer == messages.PROTOCOL:
             return True
         if answer == messages.MONITOR:
@@ -177,6 +182,16 @@ class Session:
             else:
                 self._handle(*messages.decode_call(data))
         self.delivery.flush()
+
+    def _first_frame(self):
+        received = self._channel.receive(self._deadline)
+        if received[:2] == _TLS:
+            raise ProtocolError(
+                "it speaks TLS, and this server does not; configure the server with "
+                "an ssl section, or the client without"
+            )
+        self._frames.feed(received)
+        return self._next_frame() if received else None
 
     def _next_frame(self):
         """Return the next frame, None at the end of the stream."""

@@ -6,7 +6,7 @@ may be called by any thread, at any time, and ends whatever the others wait for;
 `close` only by the thread that receives, when nobody else uses the channel any
 more, because a closed descriptor's number may already belong to somebody else.
 
-`PlainChannel` and a channel for TLS have the same methods.
+`PlainChannel` and the `TLSChannel` of `tls.py` have the same methods.
 """
 
 import errno
@@ -43,6 +43,9 @@ class PlainChannel:
     the system asks a silent TCP peer for a sign of life after that time, and takes
     it for dead after twice the time.
     """
+
+    #: Whether nobody in between can read along.
+    is_encrypted = False
 
     def __init__(self, sock, stall_timeout, keep_alive=0):
         self._socket = sock
@@ -84,6 +87,13 @@ class PlainChannel:
         if self._socket.getsockname() == self._socket.getpeername():
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
+    def handshake(self, deadline):
+        """Agree with the peer on encryption, before anything else is done.
+
+        Raises `ConnectionLost`, and `PeerSilent` after `deadline`
+        (`time.monotonic` seconds).  Here there is nothing to agree on.
+        """
+
     def notice_silence(self, seconds):
         """Have `receive` raise `PeerSilent` whenever nothing came for so long."""
         value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
@@ -117,11 +127,7 @@ class PlainChannel:
             data, self._rest = self._rest + data, b""
         data = self._send_now(data)
         while data:
-            if not self._wait(select.POLLOUT, self._stall_timeout):
-                # Half a message is out: nothing may follow it.
-                self.shutdown()
-                seconds = f"{self._stall_timeout:g} seconds"
-                raise PeerSilent(f"it took nothing for {seconds}")
+            self._wait_until_taken()
             data = self._send_now(data)
 
     def offer(self, data):
@@ -178,6 +184,13 @@ class PlainChannel:
                 return b""
             data = memoryview(data)[sent:]
         return data
+
+    def _wait_until_taken(self):
+        """Wait until the peer takes more.  For a message that is half sent."""
+        if not self._wait(select.POLLOUT, self._stall_timeout):
+            self.shutdown()  # Nothing may follow that half.
+            seconds = f"{self._stall_timeout:g} seconds"
+            raise PeerSilent(f"it took nothing for {seconds}")
 
     def _wait(self, event, seconds):
         poll = select.poll()

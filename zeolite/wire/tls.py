@@ -1,0 +1,278 @@
+"""A channel that encrypts.
+
+The socket stays ours: bytes from the kernel go into OpenSSL through one buffer in
+memory, and what it wants to have sent comes out of another.  So one thread can wait
+for the peer while another sends, which an OpenSSL connection itself does not allow.
+
+Both are done under one lock, which is never held while anybody waits.  Whatever
+comes out of OpenSSL joins the end of `_unsent`, be it a message or something that
+receiving brought about (a new key, an alert), and leaves in that order.
+"""
+
+import contextlib
+import select
+import ssl
+import threading
+import time
+
+from .channel import ConnectionLost, PeerSilent, PlainChannel
+from .tlserrors import TLSFailed, explain
+
+#: The most bytes that TLS puts into one record.
+RECORD_SIZE = 16 * 1024
+
+#: Bytes that are encrypted before the kernel has taken the ones before.
+_AHEAD = 64 * 1024
+
+#: What a TLS connection begins with, and what it may be answered with: types of
+#: records.
+_HANDSHAKE, _ALERT = 0x16, 0x15
+
+#: An alert, "protocol version", for peers that have sent something else than TLS.
+_NOT_TLS = b"\x15\x03\x01\x00\x02\x02\x46"
+
+
+class TLSChannel(PlainChannel):
+    """A stream socket with TLS.
+
+    `context` is an `ssl.SSLContext`.  The client's side may have a
+    `server_hostname`, which the server's certificate is to be for if the context
+    says so; the server's side is `server_side`.  All else as in `PlainChannel`.
+
+    `handshake` comes first, and while it runs nothing else does but `shutdown`.
+    Raises `ValueError` or `ssl.SSLError` for a context or a host name that cannot
+    work.
+    """
+
+    is_encrypted = True
+
+    def __init__(
+        self,
+        sock,
+        stall_timeout,
+        keep_alive,
+        context,
+        *,
+        server_side=False,
+        server_hostname=None,
+    ):
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(
+            self._incoming, self._outgoing, server_side, server_hostname
+        )
+        self._peer = "client" if server_side else "server"
+        # Guards the three above and all below but `_rest`.
+        self._lock = threading.Lock()
+        self._is_ready = False  # The handshake is done.
+        self._at_end = False
+        self._failure = None
+        self._unsent = b""  # Encrypted, and not taken by the kernel yet.
+        # How many encrypted bytes there were and have been sent, in all, and how
+        # many there were when the last of what was offered had been encrypted.
+        self._made = self._sent = self._made_for_offers = 0
+        super().__init__(sock, stall_timeout, keep_alive)
+
+    # The handshake.
+
+    def handshake(self, deadline):
+        """Agree on keys and check certificates, as the contexts demand.
+
+        Raises `TLSFailed` where that is impossible, `ConnectionLost` if the peer
+        is gone, and `PeerSilent` after `deadline` (`time.monotonic` seconds).
+        """
+        is_first = True
+        while not self._step():
+            self._finish_handshaking(deadline)
+            try:
+                received = super().receive(deadline)
+            except PeerSilent:
+                said = "nothing" if is_first else "not enough"
+                raise PeerSilent(
+                    f"it said {said} in time to agree on TLS; is the {self._peer} "
+                    "one without TLS?"
+                ) from None
+            if not received:
+                raise self._gone(is_first)
+            if is_first:
+                self._check_beginning(received)
+                is_first = False
+            with self._lock:
+                self._incoming.write(received)
+        self._finish_handshaking(deadline)
+
+    def _gone(self, is_first):
+        """Return the error for a peer that has left instead of going on."""
+        if is_first or self._peer == "server":
+            return ConnectionLost("the connection was closed while agreeing on TLS")
+        return TLSFailed(
+            "it left while agreeing on TLS; perhaps it does not accept this server's "
+            "certificate"
+        )
+
+    def _step(self):
+        """Go on with the handshake; return whether it is done."""
+        with self._lock:
+            try:
+                self._ssl.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            except ssl.SSLError as error:
+                self._collect()
+                self._flush_quietly()  # The peer is to know why.
+                raise self._failed(error) from error
+            finally:
+                self._collect()
+            self._is_ready = True
+            return True
+
+    def _finish_handshaking(self, deadline):
+        while True:
+            with self._lock:
+                self._flush()
+                if not self._unsent:
+                    return
+            if not self._wait(select.POLLOUT, deadline - time.monotonic()):
+                raise PeerSilent("it did not take in time what is needed for TLS")
+
+    def _check_beginning(self, received):
+        """Raise `TLSFailed` if the peer's first bytes are no TLS at all."""
+        if received[0] in (_HANDSHAKE, _ALERT):
+            return
+        if self._peer == "server":
+            raise TLSFailed(
+                "the server does not speak TLS; connect without ssl, or configure "
+                "the server with an ssl section"
+            )
+        with contextlib.suppress(ConnectionLost):
+            self._send_now(_NOT_TLS)
+        said = ascii(received[:12])[1:]
+        raise TLSFailed(
+            f"it does not speak TLS, which is wanted here, but said {said}; configure "
+            "the client with ssl"
+        )
+
+    # Receiving.
+
+    def receive(self, deadline=None):
+        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
+        while True:
+            with self._lock:
+                data = self._decrypt()
+                self._collect()
+                # What decrypting brought about goes out now or with what follows.
+                self._flush_quietly()
+                if data or self._at_end:
+                    return data
+                if self._failure is not None:
+                    raise self._failure
+            received = super().receive(deadline)
+            if not received:
+                # OpenSSL is not told, so that sending may go on.
+                return b""
+            with self._lock:
+                self._incoming.write(received)
+
+    def _decrypt(self):
+        """Return what the records that have arrived contain."""
+        pieces = []
+        try:
+            while self._incoming.pending or self._ssl.pending():
+                piece = self._ssl.read(RECORD_SIZE)
+                if not piece:
+                    raise ssl.SSLZeroReturnError
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._at_end = True
+        except ssl.SSLError as error:
+            # For the next time, if there is something before it.
+            self._failure = self._failed(error)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _flush_quietly(self):
+        if self._unsent:
+            # If it cannot be sent there may be something to receive nevertheless.
+            with contextlib.suppress(ConnectionLost):
+                self._flush()
+
+    # Sending.
+
+    def send(self, data=b""):
+        """As in `PlainChannel`."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        while True:
+            with self._lock:
+                data = self._encrypt_and_send(data)
+                if not data and not self._unsent:
+                    return
+            self._wait_until_taken()
+
+    def offer(self, data):
+        """As in `PlainChannel`."""
+        assert not self.has_rest
+        with self._lock:
+            self._rest = bytes(self._encrypt_and_send(data))
+            self._made_for_offers = self._made
+
+    @property
+    def has_rest(self):
+        """As in `PlainChannel`; what receiving has brought about does not count."""
+        return bool(self._rest) or self._sent < self._made_for_offers
+
+    def _encrypt_and_send(self, data):
+        """Send what the kernel takes; return what is not encrypted yet."""
+        self._flush()
+        while data and not self._unsent:
+            piece = memoryview(data)[:_AHEAD]
+            try:
+                done = self._ssl.write(piece)
+            except ssl.SSLError as error:
+                raise self._failed(error) from error
+            finally:
+                self._collect()
+            data = memoryview(data)[done:] if done < len(data) else b""
+            self._flush()
+        return data
+
+    def _collect(self):
+        """Take what OpenSSL wants to have sent."""
+        if self._outgoing.pending:
+            made = self._outgoing.read()
+            self._made += len(made)
+            self._unsent = self._unsent + made if self._unsent else made
+
+    def _flush(self):
+        """Give the kernel what it takes of `_unsent`, without waiting."""
+        if self._unsent:
+            rest = bytes(self._send_now(self._unsent))
+            self._sent += len(self._unsent) - len(rest)
+            self._unsent = rest
+
+    # The end.
+
+    def shutdown(self):
+        """As in `PlainChannel`; the peer is told that nothing is missing."""
+        with self._lock:
+            if self._is_ready and not (self._ended or self._unsent or self._rest):
+                with contextlib.suppress(ssl.SSLError, ConnectionLost):
+                    self._say_goodbye()
+        super().shutdown()
+
+    def _say_goodbye(self):
+        try:
+            self._ssl.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # The peer's goodbye is not waited for.
+        finally:
+            self._collect()
+        self._flush()
+
+    def after_fork(self):
+        """As in `PlainChannel`."""
+        self._lock = threading.Lock()  # Whoever has it may be the parent's.
+        super().after_fork()
+
+    def _failed(self, error):
+        return TLSFailed(explain(error, self._peer))
