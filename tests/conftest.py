@@ -1,5 +1,7 @@
 """Fixtures that all tests share."""
 
+import os
+import pathlib
 import tempfile
 
 import pytest
@@ -7,6 +9,11 @@ import transaction
 
 from .support.hosting import Host
 from .support.leftovers import Leftovers
+
+# What tests start as processes of their own finds the tests from any directory.
+_ROOT = str(pathlib.Path(__file__).parent.parent)
+_PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, _PATHS)])
 
 
 @pytest.fixture(scope="session")
