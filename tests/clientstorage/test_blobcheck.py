@@ -47,6 +47,19 @@ def total(tmp_path):
     return size
 
 
+def stop_after_removing(check):
+    """Stop the next removal of old blobs when it is done; return the gate."""
+    gate, remove = Gate(), check._remove
+
+    def stopped(target):
+        check._remove = remove
+        remove(target)
+        gate.stop_here()
+
+    check._remove = stopped
+    return gate
+
+
 class TestWhatIsRemoved:
     def test_what_was_not_used_for_longest(self, watch, tmp_path):
         paths = {used: blob(tmp_path, f"{used}.blob", 100, used) for used in (3, 1, 2)}
@@ -116,15 +129,8 @@ class TestWhenItLooks:
         until(lambda: total(tmp_path) == 900)
 
     def test_what_comes_in_during_a_check_is_not_forgotten(self, watch, tmp_path):
-        check, gate = watch(1000, 10), Gate()
-        remove = check._remove
-
-        def stopped(target):
-            check._remove = remove
-            remove(target)
-            gate.stop_here()
-
-        check._remove = stopped
+        check = watch(1000, 10)
+        gate = stop_after_removing(check)
         check.added(100)
         gate.wait_until_reached()
         for used in range(20):
@@ -135,15 +141,8 @@ class TestWhenItLooks:
 
     def test_what_another_process_could_not_check_meanwhile(self, watch, tmp_path):
         # The other one finds the lock taken; who has it counts again.
-        check, other, gate = watch(1000, 10), watch(1000, 10), Gate()
-        remove = check._remove
-
-        def stopped(target):
-            check._remove = remove
-            remove(target)
-            gate.stop_here()
-
-        check._remove = stopped
+        check, other = watch(1000, 10), watch(1000, 10)
+        gate = stop_after_removing(check)
         check.added(100)
         gate.wait_until_reached()
         for used in range(20):

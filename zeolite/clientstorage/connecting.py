@@ -22,6 +22,7 @@ from ZODB.POSException import ReadOnlyError
 
 from ..errors import ProtocolError
 from ..wire.channel import ConnectionLost, PlainChannel, format_address
+from ..wire.packed import is_id
 from ..wire.tls import TLSChannel
 from ..wire.tlserrors import TLSFailed
 from . import forking
@@ -353,7 +354,7 @@ def _register(link, request):
         ) from error
     except ValueError as error:
         raise Refused(str(error)) from error
-    if type(link.tid) is not bytes or len(link.tid) != 8:
+    if not is_id(link.tid):
         raise ProtocolError("the server does not tell its last transaction")
 
 

@@ -22,6 +22,7 @@ import time
 from ..errors import ClientDisconnected, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
+from ..wire.packed import is_id
 from . import addresses
 from .connecting import GREETING_TIMEOUT, Refused, Search
 from .link import deadline_in
@@ -46,9 +47,9 @@ def _reason(error):
 def _is_invalidation(args):
     return (
         len(args) == 2
-        and _is_id(args[0])
+        and is_id(args[0])
         and type(args[1]) in (list, tuple)
-        and all(map(_is_id, args[1]))
+        and all(map(is_id, args[1]))
     )
 
 
@@ -60,10 +61,6 @@ def _is_blob_call(name, args):
     return len(args) == _BLOB_CALLS.get(name) and all(
         type(arg) is bytes for arg in args
     )
-
-
-def _is_id(value):
-    return type(value) is bytes and len(value) == 8
 
 
 class Connection:

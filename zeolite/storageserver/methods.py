@@ -4,6 +4,7 @@ The functions named `is_...` say whether a value is of a type.
 """
 
 from ..errors import ProtocolError
+from ..wire.packed import is_id
 
 
 class Method:
@@ -46,11 +47,6 @@ class Method:
                 name, respond, self._function, session, *args
             )
         return self._function(session, *args)
-
-
-def is_id(value):
-    """An oid, a tid or a serial."""
-    return type(value) is bytes and len(value) == 8
 
 
 def is_oid(value):

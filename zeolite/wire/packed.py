@@ -29,7 +29,8 @@ def _is_number(value):
     return type(value) is int and -1 <= value <= _MAXIMUM
 
 
-def _is_id(value):
+def is_id(value):
+    """Whether `value` is an oid, a tid or a serial."""
     return type(value) is bytes and len(value) == 8
 
 
@@ -105,11 +106,11 @@ def pack_one_way(name, args):
     if name != "storea" or len(args) != 4:
         return None
     oid, serial, data, number = args
-    if type(data) is not bytes or not _is_id(oid) or not _is_number(number):
+    if type(data) is not bytes or not is_id(oid) or not _is_number(number):
         return None
     if serial is None:
         head = _STORE_NEW.pack(oid, b"NB", len(data))
-    elif _is_id(serial):
+    elif is_id(serial):
         head = _STORE.pack(oid, _BYTES_8, serial, b"B", len(data))
     else:
         return None
@@ -180,7 +181,7 @@ def pack_reply(message_id, result):
     """Return the reply (bytes) to a vote, a commit, and calls like these."""
     if result is None:
         tail = b"Nt."
-    elif _is_id(result):
+    elif is_id(result):
         tail = _BYTES_8 + result + _END
     elif result == [] and type(result) is list:
         tail = b"]t."
