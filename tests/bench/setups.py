@@ -23,7 +23,8 @@ def records(bench, system):
 def records_over_tls(bench, system):
     """A database of records, on a server that wants certificates of its clients."""
     encrypted = tls.make(bench.scratch)
-    with serving(bench.scratch, system, bench.records(), encrypted) as (target, _):
+    path = bench.records()
+    with serving(bench.scratch, system, path, encrypted=encrypted) as (target, _):
         yield target
 
 
@@ -51,7 +52,7 @@ def with_blobs(bench, system):
         return
     path = bench.records()
     blob_dir = bench.scratch.fresh("blobs")
-    with serving(bench.scratch, system, path, blob_dir) as (target, _):
+    with serving(bench.scratch, system, path, blob_dir=blob_dir) as (target, _):
         yield target
 
 

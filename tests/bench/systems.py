@@ -57,7 +57,7 @@ def available(scratch, system, path):
 
 
 @contextlib.contextmanager
-def serving(scratch, system, path, blob_dir=None, encrypted=None):
+def serving(scratch, system, path, *, blob_dir=None, encrypted=None):
     """Run a server on the file at `path`; give its target and its process id.
 
     `encrypted` is what its target has as `tls`.
