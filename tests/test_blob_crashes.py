@@ -20,9 +20,9 @@ import pytest
 from ZODB.utils import load_current, p64
 
 import zeolite
+from tests.support.waiting import wait_until
 from zeolite.errors import ClientDisconnected
 
-from .storageserver.test_commit import until
 from .support.blobworker import MB, check, commit
 from .support.processes import ServerProcess, free_port
 
@@ -124,7 +124,7 @@ class TestKills:
         assert len(server.uploads()) == 1
         assert worker.kill() == -signal.SIGKILL
         worker.close()
-        until(lambda: server.uploads() == [])
+        wait_until(lambda: server.uploads() == [])
         with opened(server, cache) as storage:
             # What the killed one has left in the cache is gone as well.
             assert list((cache / "tmp").iterdir()) == []
@@ -243,12 +243,12 @@ def test_processes_on_one_cache_are_killed_at_random(server, tmp_path):
     assert set(done) == {"read", "written", "again"}
     assert done["read"] and done["written"]
     with opened(server, cache, blob_cache_size=CACHE) as storage:
-        until(lambda: storage._blobs._check._thread is None)
+        wait_until(lambda: storage._blobs._check._thread is None)
         assert _size(cache) <= CACHE
         for number in range(1, count + 1):
             check(storage, p64(number))
     assert list((cache / "tmp").iterdir()) == []
-    until(lambda: server.uploads() == [])
+    wait_until(lambda: server.uploads() == [])
     # Each process may be bringing one in while another one removes.
     assert most <= CACHE * 1.1 + 4 * largest
     print(f"{kills} kills, {done}, at most {most / MB:.1f} MB")

@@ -1,7 +1,6 @@
 """A server whose storage is a client storage of another server."""
 
 import contextlib
-import time
 
 import pytest
 import transaction
@@ -13,6 +12,7 @@ from ZODB.utils import maxtid, z64
 import zeolite
 from tests.support.hosting import Host
 from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 from zeolite.errors import ClientDisconnected
 
 MAPPING = "<mappingstorage>\n</mappingstorage>\n"
@@ -24,13 +24,6 @@ def client_section(address, wait_timeout=20):
         f"server {address[0]}:{address[1]}\ndisconnect-poll 0.05\n"
         f"wait-timeout {wait_timeout}\n</clientstorage>\n"
     )
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class Tier:

@@ -11,7 +11,7 @@ from ZODB.utils import maxtid, p64
 from tests.clientstorage.test_order import Database
 from tests.support.blocking import BlockingStorage
 from tests.support.processes import free_port
-from tests.test_fanout import wait_until
+from tests.support.waiting import wait_until
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.storageserver.options import ServerOptions
 from zeolite.storageserver.server import StorageServer

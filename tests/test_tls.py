@@ -6,7 +6,6 @@ import re
 import socket
 import ssl
 import threading
-import time
 
 import pytest
 import ZODB.config
@@ -23,6 +22,7 @@ from tests.support.certificates import (
     server_context,
 )
 from tests.support.fakeserver import FIRST_TID, Script
+from tests.support.waiting import wait_until
 from zeolite.clientstorage import link
 from zeolite.errors import ClientDisconnected, ConfigurationError
 from zeolite.storageserver.server import StorageServer
@@ -57,11 +57,8 @@ def said(caplog):
     caplog.set_level(logging.INFO)
 
     def said(pattern):
-        deadline = time.monotonic() + 20
-        while not (found := re.search(pattern, caplog.text)):
-            assert time.monotonic() < deadline, caplog.text
-            time.sleep(0.005)
-        return found
+        wait_until(lambda: re.search(pattern, caplog.text))
+        return re.search(pattern, caplog.text)
 
     return said
 

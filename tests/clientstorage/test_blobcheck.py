@@ -8,9 +8,8 @@ import threading
 import pytest
 
 from tests.support.blocking import Gate
+from tests.support.waiting import wait_until
 from zeolite.clientstorage.blobcheck import SizeCheck, is_at, try_lock
-
-from ..storageserver.test_commit import until
 
 
 def blob(tmp_path, name, size, used):
@@ -31,7 +30,7 @@ def watch(tmp_path):
     def watch(size, share, path=tmp_path):
         check = SizeCheck(str(path), size, share)
         checks.append(check)
-        until(lambda: check._thread is None)
+        wait_until(lambda: check._thread is None)
         return check
 
     yield watch
@@ -110,7 +109,7 @@ class TestWhenItLooks:
         assert check._thread is None
         assert total(tmp_path) == 2000
         check.added(1)
-        until(lambda: check._thread is None)
+        wait_until(lambda: check._thread is None)
         assert total(tmp_path) == 900
 
     def test_share_of_nothing_means_always(self, watch, tmp_path):
@@ -118,7 +117,7 @@ class TestWhenItLooks:
         for used in range(11):
             blob(tmp_path, f"{used:02}.blob", 100, used)
         check.added(1)
-        until(lambda: total(tmp_path) == 900)
+        wait_until(lambda: total(tmp_path) == 900)
 
     def test_storages_count_together(self, watch, tmp_path):
         first, second = watch(1000, 10), watch(1000, 10)
@@ -126,7 +125,7 @@ class TestWhenItLooks:
             blob(tmp_path, f"{used:02}.blob", 100, used)
         first.added(50)
         second.added(50)
-        until(lambda: total(tmp_path) == 900)
+        wait_until(lambda: total(tmp_path) == 900)
 
     def test_what_comes_in_during_a_check_is_not_forgotten(self, watch, tmp_path):
         check = watch(1000, 10)
@@ -137,7 +136,7 @@ class TestWhenItLooks:
             blob(tmp_path, f"{used:02}.blob", 100, used)
         check.added(2000)
         gate.open()
-        until(lambda: total(tmp_path) == 900)
+        wait_until(lambda: total(tmp_path) == 900)
 
     def test_what_another_process_could_not_check_meanwhile(self, watch, tmp_path):
         # The other one finds the lock taken; who has it counts again.
@@ -148,10 +147,10 @@ class TestWhenItLooks:
         for used in range(20):
             blob(tmp_path, f"{used:02}.blob", 100, used)
         other.added(2000)
-        until(lambda: other._thread is None)
+        wait_until(lambda: other._thread is None)
         assert total(tmp_path) == 2000
         gate.open()
-        until(lambda: total(tmp_path) == 900)
+        wait_until(lambda: total(tmp_path) == 900)
 
     def test_after_it_was_closed(self, watch, tmp_path):
         check = watch(1000, 10)
@@ -166,7 +165,7 @@ class TestWhenItLooks:
         gate.wait_until_reached()
         closing = threading.Thread(target=check.close)
         closing.start()
-        until(lambda: check._closed)
+        wait_until(lambda: check._closed)
         assert closing.is_alive()
         gate.open()
         closing.join(20)
@@ -184,10 +183,10 @@ class TestWhenItLooks:
         for used in range(20):
             blob(tmp_path, f"{used:02}.blob", 100, used)
         check.added(100)
-        until(lambda: check._thread is None)
+        wait_until(lambda: check._thread is None)
         assert "removing old blobs failed" in caplog.text
         check.added(100)
-        until(lambda: total(tmp_path) == 900)
+        wait_until(lambda: total(tmp_path) == 900)
 
 
 class TestTheCount:

@@ -15,11 +15,11 @@ from ZODB.utils import p64, z64
 
 import zeolite
 from tests.support.blocking import Gate
+from tests.support.waiting import wait_until
 from zeolite.clientstorage import blobs
 from zeolite.clientstorage.blobs import CacheDirectory, SharedDirectory, open_directory
 from zeolite.errors import ClientDisconnected, ConfigurationError
 
-from ..storageserver.test_commit import until
 from .test_order import Background
 
 OID = p64(7)
@@ -202,7 +202,7 @@ class TestEviction:
             os.utime(path, (n, 0))
         cache.load(p64(0), TID, Source())  # Used again.
         other = open_cache(250, 10)
-        until(lambda: other._check._thread is None)
+        wait_until(lambda: other._check._thread is None)
         assert [n for n, path in paths.items() if os.path.exists(path)] == [0, 4]
 
     def test_never_what_is_open(self, open_cache):
@@ -210,11 +210,11 @@ class TestEviction:
         file = cache.open(OID, TID, Source(), opener)
         with file:
             other = open_cache(1, 10)
-            until(lambda: other._check._thread is None)
+            wait_until(lambda: other._check._thread is None)
             assert os.path.exists(file.name)
             assert file.read() == b"content"
         other._check.added(1)
-        until(lambda: not os.path.exists(file.name))
+        wait_until(lambda: not os.path.exists(file.name))
 
     def test_blob_that_goes_before_it_is_opened(self, open_cache):
         cache, source, gone = open_cache(), Source(), []
@@ -251,7 +251,7 @@ class TestEviction:
         cache = open_cache(10_000, 10)
         for n in range(200):
             cache.load(p64(n), TID, Source(b"x" * 500))
-        until(lambda: cache._check._thread is None)
+        wait_until(lambda: cache._check._thread is None)
         files = (tmp_path / "cache").glob("*/*.blob")
         assert sum(file.stat().st_size for file in files) <= 10_000
 
@@ -415,7 +415,7 @@ class TestOnAServer:
         tid = commit(client, b"content")
         server.stop = _once(server.stop)
         server.stop()
-        until(lambda: not client.is_connected())
+        wait_until(lambda: not client.is_connected())
         with client.openCommittedBlobFile(OID, tid) as file:
             assert file.read() == b"content"
         assert os.listdir(client.temporaryDirectory()) == []

@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-import time
 
 import pytest
 from ZODB.Connection import TransactionMetaData
@@ -15,6 +14,7 @@ from tests.support import deadservers
 from tests.support.blocking import Gate
 from tests.support.fakeserver import FIRST_TID, FakeServer
 from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 from zeolite.clientstorage import connecting, connection
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ProtocolError
@@ -545,13 +545,6 @@ class Shared:
 
     def close(self):
         pass
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def store(storage):

@@ -12,10 +12,9 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64, z64
 
 import zeolite
+from tests.support.waiting import wait_until
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ForkedStorageError
-
-from .test_connecting import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 

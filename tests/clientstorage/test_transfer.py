@@ -12,10 +12,10 @@ from ZODB.serialize import ObjectWriter
 from ZODB.utils import p64
 
 from tests.support.blocking import Gate
+from tests.support.waiting import wait_until
 from zeolite.clientstorage import blobs, transfer
 from zeolite.errors import ClientDisconnected, ProtocolError
 
-from ..storageserver.test_commit import until
 from .test_order import Background, settle
 
 OID = p64(7)
@@ -111,7 +111,9 @@ class TestUpload:
                 gate.wait_until_reached()
         # The others have taken their files over, and want to send them.
         link = storage._connection.link()
-        until(lambda: all(t.is_alive() for t in threads) and link.upload_lock.locked())
+        wait_until(
+            lambda: all(t.is_alive() for t in threads) and link.upload_lock.locked()
+        )
         gate.open()
         for _ in contents:
             received, args = take_upload(script)
@@ -213,7 +215,7 @@ class TestUpload:
         txn = begin(storage)
         with pytest.raises(RuntimeError, match="enough"):
             store(storage, txn, b"x" * 3 * CHUNK)
-        until(lambda: storage._connection._link is not link)
+        wait_until(lambda: storage._connection._link is not link)
         storage.tpc_abort(txn)
 
 
@@ -365,7 +367,7 @@ class TestDownload:
         self.send(script, *[b"chunk"] * 3 * transfer._WAITING)
         gate.wait_until_reached()
         download = storage._connection.link().downloads[OID, TID]
-        until(download._chunks.full)
+        wait_until(download._chunks.full)
         gate.open(RuntimeError("enough"))
         with pytest.raises(RuntimeError, match="enough"):
             loading.result()

@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 
 import pytest
 import transaction
@@ -13,6 +12,7 @@ from ZODB.tests.MinPO import MinPO
 from ZODB.utils import maxtid, p64
 
 import zeolite
+from tests.support.waiting import wait_until
 
 CLIENTS = {"zeolite": zeolite, "zeo": ZEO}
 PAIRS = [("zeo", "zeolite"), ("zeolite", "zeo"), ("zeolite", "zeolite")]
@@ -56,13 +56,6 @@ def pair(request):
 def open_connection(db):
     manager = transaction.TransactionManager()
     return manager, db.open(manager)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_commit_and_read_back(pair):

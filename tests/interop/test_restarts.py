@@ -11,8 +11,7 @@ from ZODB.POSException import ConflictError
 import zeolite
 from tests.support import accounts
 from tests.support.processes import ServerProcess, free_port
-
-from .test_peers import wait_until
+from tests.support.waiting import wait_until
 
 CONF = """
 <zeo>

@@ -21,11 +21,11 @@ from ZODB.utils import p64, z64
 
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
+from tests.support.waiting import wait_until
 from zeolite.storageserver import blobs
 from zeolite.storageserver.delivery import Delivery
 from zeolite.wire.channel import ConnectionLost
 
-from .test_commit import until
 from .test_delivery import FakeChannel
 
 OID = p64(1)
@@ -181,7 +181,7 @@ class TestUpload:
         client.ask("ping")
         assert len(uploads(storage)) == 1
         client.close()
-        until(lambda: uploads(storage) == [])
+        wait_until(lambda: uploads(storage) == [])
 
     def test_failed_vote_removes_the_file(self, server, storage):
         client = server.connect()
@@ -197,10 +197,10 @@ class TestUpload:
         holder.ask("vote", 1)
         upload(waiting, 1, oid=OTHER)
         waiting.call("vote", 1)
-        until(lambda: server.served.commit_lock.waiting == 1)
+        wait_until(lambda: server.served.commit_lock.waiting == 1)
         assert len(uploads(storage)) == 1
         waiting.close()
-        until(lambda: uploads(storage) == [])
+        wait_until(lambda: uploads(storage) == [])
         holder.ask("tpc_finish", 1)
 
     def test_disconnect_in_mid_vote(self, server, storage):
@@ -211,8 +211,8 @@ class TestUpload:
         gate.wait_until_reached()
         client.close()
         gate.open()
-        until(lambda: server.served.commit_lock.since is None)
-        until(lambda: os.listdir(oid_directory(storage)) == [])
+        wait_until(lambda: server.served.commit_lock.since is None)
+        wait_until(lambda: os.listdir(oid_directory(storage)) == [])
         assert uploads(storage) == []
 
     def test_transaction_timeout(self, serve, storage):
@@ -222,7 +222,7 @@ class TestUpload:
         client.ask("vote", 1)
         client.post("storeBlobStart")  # Of the next one already.
         assert client.is_closed()
-        until(lambda: uploads(storage) == [])
+        wait_until(lambda: uploads(storage) == [])
         assert os.listdir(oid_directory(storage)) == []
 
     def test_second_start_gives_the_first_up(self, server, storage):
@@ -373,7 +373,7 @@ class TestShared:
         self.post(client, 2, "a.tmp")
         client.ask("ping")
         client.close()
-        until(lambda: not os.path.exists(path))
+        wait_until(lambda: not os.path.exists(path))
 
     @pytest.mark.parametrize(
         "name",
@@ -518,7 +518,7 @@ class TestDownload:
         assert len(chunks) == 2
         session = server.session(client)
         window = session.windows[OID, tid]
-        until(lambda: window._room._value == 0)
+        wait_until(lambda: window._room._value == 0)
         assert client.seen[-1][0] == "reply"  # Of the ping, and nothing came since.
         client.post("blobReceived", OID, tid, 1000)
         client.wait_for(download)
@@ -560,8 +560,10 @@ class TestDownload:
         client.read()
         assert any("send_blob" in t.name for t in threading.enumerate())
         client.close()
-        until(lambda: not any("send_blob" in t.name for t in threading.enumerate()))
-        until(lambda: len(server.served._sessions) == 1)
+        wait_until(
+            lambda: not any("send_blob" in t.name for t in threading.enumerate())
+        )
+        wait_until(lambda: len(server.served._sessions) == 1)
         writer.ask("ping")
 
     def test_server_stops_in_mid_download(self, server):
@@ -630,7 +632,7 @@ class TestStream:
             delivery.flush()
 
         answering = self.run(answer)
-        until(delivery._turn.locked)  # It waits for the chunk that is on its way.
+        wait_until(delivery._turn.locked)  # It waits for the chunk that is on its way.
         gate.open()
         streaming.join()
         answering.join()
@@ -670,7 +672,7 @@ class TestHostile:
         with caplog.at_level(logging.WARNING):
             client.post(name, *args)
             assert client.is_closed()
-            until(lambda: not server.served._sessions)
+            wait_until(lambda: not server.served._sessions)
         assert len(caplog.records) == 1
         assert name in caplog.records[0].getMessage()
 

@@ -8,7 +8,7 @@ import struct
 import pytest
 from ZODB.utils import p64
 
-from .test_commit import until
+from tests.support.waiting import wait_until
 
 
 def framed(data):
@@ -73,7 +73,7 @@ def misbehave(server, caplog):
         bad.read_frame()
         bad.socket.sendall(data)
         assert bad.is_closed()
-        until(lambda: len(server.served._sessions) == 1)
+        wait_until(lambda: len(server.served._sessions) == 1)
         lines = [r for r in caplog.records if r.levelno >= logging.INFO]
         closed = [r.getMessage() for r in lines if "closed" in r.getMessage()]
         assert len(closed) == 1, lines
@@ -112,7 +112,9 @@ def test_silent_client_is_closed(serve, caplog):
     slow.handshake()
     assert silent.is_closed()
     assert slow.is_closed()
-    until(lambda: len([r for r in caplog.records if "closed" in r.getMessage()]) == 2)
+    wait_until(
+        lambda: len([r for r in caplog.records if "closed" in r.getMessage()]) == 2
+    )
     # Who has registered may be silent.
     client = server.connect()
     with pytest.raises(TimeoutError):
@@ -139,7 +141,7 @@ def test_label_cannot_forge_a_line_in_the_log(server, caplog):
     )
     client.socket.sendall(message(2, 0, "fly", ()))
     assert client.is_closed()
-    until(lambda: "closed" in caplog.text)
+    wait_until(lambda: "closed" in caplog.text)
     (line,) = [r.getMessage() for r in caplog.records if "closed" in r.getMessage()]
     assert line.isascii()
     assert line.isprintable()
@@ -174,7 +176,7 @@ def test_truncated_frame(server):
     client.socket.sendall(struct.pack(">I", 1000) + b"x" * 10)
     client.close()
     other = server.connect()
-    until(lambda: len(server.served._sessions) == 1)
+    wait_until(lambda: len(server.served._sessions) == 1)
     assert other.commit(1)
 
 

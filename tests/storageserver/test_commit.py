@@ -11,15 +11,9 @@ from ZODB.utils import p64
 
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed, RawClient
+from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
 from zeolite.storageserver.commit import CommitLock, State
-
-
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)
 
 
 def voting(server, count, first=1):
@@ -30,7 +24,7 @@ def voting(server, count, first=1):
         client.begin(id, oids=(id,))
         client.vote = client.call("vote", id)
         if clients:
-            until(lambda: server.served.commit_lock.waiting == len(clients))
+            wait_until(lambda: server.served.commit_lock.waiting == len(clients))
         else:
             client.wait_for(client.vote)
         clients.append(client)
@@ -70,7 +64,7 @@ class TestWaitingVotes:
         holder, first, second = voting(server, 3)
         gone = server.session(first)
         first.close()
-        until(lambda: gone not in server.served._sessions)
+        wait_until(lambda: gone not in server.served._sessions)
         holder.ask("tpc_finish", 1)
         second.wait_for(second.vote)
         second.ask("tpc_finish", 3)
@@ -115,7 +109,7 @@ class TestWaitingVotes:
         holder.ask("vote", 1)
         waiter.begin(2, oids=(2,), serial=old)
         vote = waiter.call("vote", 2)
-        until(lambda: server.served.commit_lock.waiting == 1)
+        wait_until(lambda: server.served.commit_lock.waiting == 1)
         holder.ask("tpc_finish", 1)
         with pytest.raises(Failed, match="ConflictError"):
             waiter.wait_for(vote)
@@ -198,7 +192,7 @@ class TestErrors:
         client.begin(2, oids=range(3), data=b"x" * staging.MEMORY)
         client.close()
         assert other.commit(3)
-        until(lambda: len(server.served._sessions) == 1)
+        wait_until(lambda: len(server.served._sessions) == 1)
 
     def test_size_that_cannot_be_told_does_not_fail_the_commit(
         self, server, monkeypatch
@@ -263,7 +257,7 @@ class TestTimeout:
         finish = client.call("tpc_finish", 1)
         finishing.wait_until_reached()
         holder = server.served.commit_lock._holder
-        until(lambda: time.monotonic() - server.served.commit_lock.since > 0.3)
+        wait_until(lambda: time.monotonic() - server.served.commit_lock.since > 0.3)
         assert holder.abort("the test wants it") is False
         finishing.open()
         tid = client.wait_for(finish)
@@ -346,7 +340,7 @@ class TestStop:
         stopper = threading.Thread(target=server.server.stop)
         stopper.start()
         session = server.session(client)
-        until(lambda: session._stopping)
+        wait_until(lambda: session._stopping)
         finishing.open()
         tid = client.wait_for(finish)
         stopper.join()

@@ -9,13 +9,12 @@ import pytest
 from ZODB.utils import p64
 
 from tests.support.rawclient import RawClient
+from tests.support.waiting import wait_until
 from zeolite.storageserver.delivery import GATHER, Delivery, Dispatcher
 from zeolite.storageserver.invalidation import InvalidationLog
 from zeolite.wire import messages
 from zeolite.wire.channel import ConnectionLost
 from zeolite.wire.frames import FrameReader
-
-from .test_commit import until
 
 
 class FakeChannel:
@@ -155,8 +154,8 @@ class TestSlowClients:
         assert delivery.cursor == 1
         channel.room = None
         channel.blocked.set()
-        until(lambda: delivery.cursor == 3)
-        until(lambda: channel.tids() == [p64(1), p64(2), p64(3)])
+        wait_until(lambda: delivery.cursor == 3)
+        wait_until(lambda: channel.tids() == [p64(1), p64(2), p64(3)])
 
     def test_other_threads_never_wait_either(self, log):
         """Such as the one that runs votes for all clients."""
@@ -167,7 +166,7 @@ class TestSlowClients:
             delivery.send(b"reply")
         channel.room = None
         channel.blocked.set()
-        until(lambda: channel.sent == b"reply" * 3)
+        wait_until(lambda: channel.sent == b"reply" * 3)
 
     def test_offers_are_bounded(self, log):
         channel = FakeChannel(room=0)
@@ -180,7 +179,7 @@ class TestSlowClients:
         delivery.nudge()
         assert len(channel.rest) < GATHER + len(log.read(0)[0].frame()) + 1
         channel.shutdown()
-        until(lambda: delivery.failures)
+        wait_until(lambda: delivery.failures)
 
     def test_who_fell_behind_is_ended(self):
         log = InvalidationLog(p64(0), keep=1, maximum=10)
@@ -228,7 +227,7 @@ class TestSlowClients:
             if session not in server.served._sessions:
                 break
             writer.ask("ping")
-        until(lambda: session not in server.served._sessions)
+        wait_until(lambda: session not in server.served._sessions)
         assert "took nothing" in session._reason
         assert writer.commit(1)
 
@@ -254,11 +253,11 @@ class TestDispatcher:
         fast.rest()
         add(log, *range(1, 11))
         dispatcher.wake()
-        until(lambda: fast.cursor == 10)
+        wait_until(lambda: fast.cursor == 10)
         assert len(log) == 10
         slow.rest()
         dispatcher.wake()
-        until(lambda: len(log) == 2)
+        wait_until(lambda: len(log) == 2)
         dispatcher.close()
 
 

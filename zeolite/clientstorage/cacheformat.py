@@ -69,7 +69,6 @@ FORGOTTEN = b"\xff" * 8
 
 _BEGINNING = struct.Struct(">IIQ")
 _RECORD = struct.Struct(">IIQ8s8sI")
-_FREE = struct.Struct(">IQ")
 _MIDDLE = struct.Struct(">I8s8s")
 _FREE = struct.Struct(">IQ")
 _U32 = struct.Struct(">I")

@@ -12,7 +12,7 @@ import queue
 
 from ..errors import ProtocolError
 from ..wire import messages
-from .link import Call
+from .call import Call
 
 #: Bytes in one message of an upload.
 CHUNK = 32 * 1024
