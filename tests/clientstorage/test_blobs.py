@@ -20,7 +20,7 @@ from zeolite.clientstorage import blobs
 from zeolite.clientstorage.blobs import CacheDirectory, SharedDirectory, open_directory
 from zeolite.errors import ClientDisconnected, ConfigurationError
 
-from .test_order import Background
+from .talking import Background
 
 OID = p64(7)
 TID = p64(5)

@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 from zeolite.clientstorage import blobs, transfer
 from zeolite.errors import ClientDisconnected, ProtocolError
 
-from .test_order import Background, settle
+from .talking import Background, settle
 
 OID = p64(7)
 OTHER = p64(8)
