@@ -32,6 +32,15 @@ def new_oids(session, n=100):
 def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
     if id in session.transactions:
         raise StorageTransactionError("a transaction with this id has begun")
+    if len(session.transactions) >= session.served.options.max_transactions:
+        session.refused = id
+        session.log.warning(
+            "max-transactions",
+            "client %s: a transaction was refused: it has as many as "
+            "max-transactions allows",
+            session,
+        )
+        return
     error = None
     try:
         session.check_writable()
@@ -59,7 +68,9 @@ def restore(session, oid, serial, data, prev_txn, id):
 def store_blob_start(session):
     _give_up_upload(session)
     session.check_writable()
-    session.upload = blobs.Upload(session.storage)
+    session.upload = blobs.Upload(
+        session.storage, session.served.options.max_transaction_size
+    )
 
 
 def store_blob_chunk(session, chunk):
