@@ -5,6 +5,7 @@ The datatypes named in `schema.xml` (a server's file) and `component.xml` (the
 adds the file and the line.
 """
 
+import dataclasses
 import io
 import pathlib
 import re
@@ -19,7 +20,11 @@ from .clientstorage.storage import ClientStorage
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
 from .wire.channel import MOST_KEEP_ALIVE
+from .wire.frames import LARGEST
 from .wire.tlssettings import TLSSettings
+
+#: Seconds; a little more than this the system does not take.
+_LONGEST_WAIT = 1_000_000
 
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
@@ -81,6 +86,66 @@ def cache_size(text):
     return number
 
 
+def timeout(text):
+    """Seconds that the system takes for a wait, greater than zero."""
+    number = delay(text)
+    if number > _LONGEST_WAIT:
+        raise ValueError(f"{text!r} is more than {_LONGEST_WAIT} seconds")
+    return number
+
+
+def number(text):
+    """An int that is not negative; 0 is for no limit."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{text!r} is negative; write 0 for no limit")
+    return number
+
+
+def size(text):
+    """Bytes, not negative; 0 is for no limit."""
+    number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
+    if number < 0:
+        raise ValueError(f"{text!r} is negative; write 0 for no limit")
+    return number
+
+
+def register_size(text):
+    """Bytes that a message may have before its sender has registered."""
+    return _message_size(text, 1024, "1KB")
+
+
+def message_size(text):
+    """Bytes that a message may have.  Pieces of blobs have to fit."""
+    return _message_size(text, 1024 * 1024, "1MB")
+
+
+def _message_size(text, least, least_text):
+    number = size(text)
+    if not least <= number <= LARGEST:
+        raise ValueError(f"{text!r} is not between {least_text} and 4095MB")
+    return number
+
+
+def file_mode(text):
+    """The mode of a file, an int; the text is octal."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"{text!r} is no mode of a file; write it like 0660")
+    return mode
+
+
+def allow_pack(text):
+    """Who may pack: a word."""
+    word = text.lower()
+    if word not in ("all", "writers", "none"):
+        raise ValueError(f"{text!r} is none of all, writers and none")
+    return word
+
+
 def refuse_msgpack(text):
     """False; there is nothing else to choose."""
     if ZConfig.datatypes.asBoolean(text):
@@ -112,6 +177,10 @@ def keep_alive(text):
     return number
 
 
+#: The keys of a `<zeolite>` section that are a `ServerOptions`.
+_OPTIONS = [field.name for field in dataclasses.fields(ServerOptions)]
+
+
 class ServerSection:
     """A `<zeolite>` or `<zeo>` section."""
 
@@ -121,12 +190,7 @@ class ServerSection:
         #: A `TLSSettings`, or None for no encryption.
         self.tls = section.ssl
         self.options = ServerOptions(
-            read_only=section.read_only,
-            invalidation_queue_size=section.invalidation_queue_size,
-            invalidation_age=section.invalidation_age,
-            transaction_timeout=section.transaction_timeout,
-            client_conflict_resolution=section.client_conflict_resolution,
-            keep_alive=section.keep_alive,
+            **{name: getattr(section, name) for name in _OPTIONS}
         )
 
 

@@ -6,9 +6,7 @@ thread, or, where the table says so, in a thread of their own, and are answered
 when they are done.  Those that write are in `writing.py`.
 """
 
-import logging
-
-from ZODB.POSException import Unsupported
+from ZODB.POSException import StorageError, Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
@@ -30,7 +28,8 @@ from .methods import (
     is_text,
 )
 
-logger = logging.getLogger(__name__)
+#: How many transactions or revisions a client is told of in one reply.
+MOST_RESULTS = 10_000
 
 
 # The connection.
@@ -99,7 +98,8 @@ def _blob_received(session, oid, serial, count):
 
 
 def _history(session, oid, size=1):
-    return plain_only(session.storage.history(oid, size))
+    size = min(size, MOST_RESULTS + 1)
+    return _plain_results(session.storage.history(oid, size))
 
 
 def _record_iternext(session, next=None):
@@ -107,12 +107,34 @@ def _record_iternext(session, next=None):
 
 
 def _undo_log(session, first, last):
-    return plain_only(_storage_method(session, "undoLog")(first, last))
+    undo_log = _storage_method(session, "undoLog")
+    return _plain_results(undo_log(*_span(first, last)))
 
 
 def _undo_info(session, first, last, specification=None):
     undo_info = _storage_method(session, "undoInfo")
-    return plain_only(undo_info(first, last, specification))
+    return _plain_results(undo_info(*_span(first, last), specification))
+
+
+def _span(first, last):
+    """Return `first` and `last`, but not to get more than one result too many.
+
+    A `last` that is negative says how many are wanted.
+    """
+    first = max(first, 0)
+    if last < 0:
+        return first, max(last, -MOST_RESULTS - 1)
+    return first, min(last, first + MOST_RESULTS + 1)
+
+
+def _plain_results(results):
+    if results is None:
+        return None
+    if len(results) > MOST_RESULTS:
+        raise StorageError(
+            f"there are more than {MOST_RESULTS}; ask for no more than that at a time"
+        )
+    return [plain_only(result) for result in results]
 
 
 def _storage_method(session, name):
@@ -124,6 +146,7 @@ def _storage_method(session, name):
 
 def _pack(session, when, wait, *rest):
     *gc, message_id = rest
+    _check_pack_allowed(session)
     # Not every storage takes it.
     options = {"gc": bool(gc[0])} if gc else {}
 
@@ -133,12 +156,22 @@ def _pack(session, when, wait, *rest):
 
     def respond(answer):
         if wait:
-            session.respond(message_id, "pack", answer)
+            session.respond(message_id, "pack", answer, may_wait=True)
         elif answer is not None:
-            logger.error("client %s: pack failed", session, exc_info=answer)
+            session.log.error(
+                "pack failed", "client %s: pack failed", session, exc_info=answer
+            )
 
-    session.served.in_helper("pack", respond, pack)
+    session.served.in_helper(session, "pack", respond, pack)
     return DELAYED if wait else None
+
+
+def _check_pack_allowed(session):
+    allowed = session.served.options.allow_pack
+    if allowed == "none":
+        raise Unsupported("packing through this server is forbidden by its allow-pack")
+    if allowed == "writers":
+        session.check_writable()
 
 
 # Iterating.
@@ -198,7 +231,7 @@ METHODS = {
     "iterator_record_next": Method(_iterator_record_next, is_int),
     "iterator_gc": Method(_iterator_gc, is_list_of_ints),
     # Writing.
-    "new_oids": Method(writing.new_oids, is_int, optional=1),
+    "new_oids": Method(writing.new_oids, is_int, optional=1, writes=True),
     "tpc_begin": Method(
         writing.tpc_begin,
         is_int,
@@ -208,14 +241,25 @@ METHODS = {
         is_id_or_none,
         is_text,
         optional=2,
+        writes=True,
     ),
-    "storea": Method(writing.store, is_oid, is_serial, is_bytes, is_int),
-    "restorea": Method(writing.restore, is_oid, is_id, is_data, is_id_or_none, is_int),
-    "storeBlobStart": Method(writing.store_blob_start),
-    "storeBlobChunk": Method(writing.store_blob_chunk, is_bytes),
-    "storeBlobEnd": Method(writing.store_blob_end, is_oid, is_serial, is_bytes, is_int),
+    "storea": Method(writing.store, is_oid, is_serial, is_bytes, is_int, writes=True),
+    "restorea": Method(
+        writing.restore, is_oid, is_id, is_data, is_id_or_none, is_int, writes=True
+    ),
+    "storeBlobStart": Method(writing.store_blob_start, writes=True),
+    "storeBlobChunk": Method(writing.store_blob_chunk, is_bytes, writes=True),
+    "storeBlobEnd": Method(
+        writing.store_blob_end, is_oid, is_serial, is_bytes, is_int, writes=True
+    ),
     "storeBlobShared": Method(
-        writing.store_blob_shared, is_oid, is_serial, is_bytes, is_a(str), is_int
+        writing.store_blob_shared,
+        is_oid,
+        is_serial,
+        is_bytes,
+        is_a(str),
+        is_int,
+        writes=True,
     ),
     # Only our clients know this one.
     "restoreBlob": Method(
@@ -226,13 +270,14 @@ METHODS = {
         is_a(str, type(None)),
         is_id_or_none,
         is_int,
+        writes=True,
     ),
-    "deleteObject": Method(writing.delete_object, is_id, is_id, is_int),
+    "deleteObject": Method(writing.delete_object, is_id, is_id, is_int, writes=True),
     "checkCurrentSerialInTransaction": Method(
-        writing.check_current, is_id, is_id, is_int
+        writing.check_current, is_id, is_id, is_int, writes=True
     ),
-    "undoa": Method(writing.undo, is_bytes, is_int),
-    "vote": Method(writing.vote, is_int, delayed=True),
-    "tpc_finish": Method(writing.tpc_finish, is_int),
+    "undoa": Method(writing.undo, is_bytes, is_int, writes=True),
+    "vote": Method(writing.vote, is_int, delayed=True, writes=True),
+    "tpc_finish": Method(writing.tpc_finish, is_int, writes=True),
     "tpc_abort": Method(writing.tpc_abort, is_int),
 }

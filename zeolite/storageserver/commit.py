@@ -26,11 +26,12 @@ import logging
 import threading
 import time
 from collections import deque
+from functools import partial
 
 from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
 from ZODB.utils import maxtid
 
-from .staging import Staging
+from .staging import MEMORY, Staging
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +160,13 @@ class Transaction:
         self._storage = session.storage
         self._metadata = metadata
         self._begin_args = _begin_args(metadata, tid, status)
-        self._staging = Staging()
-        self._leaves_conflicts = session.served.options.client_conflict_resolution
+        options = session.served.options
+        # All of a client's transactions together are to stay within some MB.
+        memory = MEMORY // (1 + len(session.transactions))
+        self._new_staging = partial(Staging, options.max_transaction_size, memory)
+        self._staging = self._new_staging()
+        self._leaves_conflicts = options.client_conflict_resolution
+        self._most_conflicts = options.max_message_size
         self._conflicts = []
         self._oids = {}
         # What the client does not know that it changes: conflicts that the
@@ -169,9 +175,12 @@ class Transaction:
         self._error = None
         self._respond = None
         self._entry = None
-        self._lock = threading.Lock()  # Guards the two below.
+        # When the client has last said something about it.  Read by any thread.
+        self._touched = time.monotonic()
+        self._lock = threading.Lock()  # Guards the three below.
         self._state = State.STAGING
         self._doom = None
+        self._why = None
 
     @property
     def has_ended(self):
@@ -185,6 +194,7 @@ class Transaction:
         The call that asked for it has no reply: an error is kept as well, and
         raised by `vote`.
         """
+        self._touched = time.monotonic()
         try:
             if self._error is None:
                 self._expect(State.STAGING, State.RESOLVING)
@@ -198,6 +208,7 @@ class Transaction:
         The file is removed unless the storage takes it over.
         """
         path = args[-1]
+        self._touched = time.monotonic()
         try:
             self._staging.own(path)
         except Exception as error:
@@ -206,9 +217,10 @@ class Transaction:
             self.stage(method, *args)
 
     def fail(self, error):
-        """Let `vote` raise `error`, if it is the first."""
+        """Let `vote` raise `error`, if it is the first; keep nothing until then."""
         if self._error is None:
             self._error = error
+            self._staging.close()
 
     def vote(self, respond):
         """Let the storage prepare the commit; return its result or `DELAYED`.
@@ -268,7 +280,7 @@ class Transaction:
 
         `why` is for the one who may still wait for its vote.
         """
-        error = StorageTransactionError(f"the transaction was aborted: {why}")
+        error = _aborted(why)
         with self._lock:
             before = self._state
             if before in (State.FINISHING, State.ENDED):
@@ -279,11 +291,28 @@ class Transaction:
                 self._doom = error
                 return True
             self._state = State.ENDED
+            self._why = str(error)
         if before in (State.VOTED, State.RESOLVING):
             self._abort_in_storage()
             self._served.commit_lock.release(self)
         elif before is State.WAITING:
             self._respond(error)
+        self._staging.close()
+        return True
+
+    def abort_if_idle(self, seconds):
+        """End it if nothing was said about it for so long before its vote.
+
+        Returns whether it was ended.
+        """
+        error = _aborted(f"nothing was said about it for {seconds:g} seconds")
+        with self._lock:
+            if self._state is not State.STAGING:
+                return False
+            if time.monotonic() - self._touched < seconds:
+                return False
+            self._state = State.ENDED
+            self._why = str(error)
         self._staging.close()
         return True
 
@@ -325,6 +354,7 @@ class Transaction:
             storage.tpc_begin(*self._begin_args)
             self._begin_args = None
         self._conflicts = []
+        size = 0
         for method, args in self._staging:
             try:
                 found = _OPERATIONS[method](storage, metadata, self._oids, *args)
@@ -332,6 +362,9 @@ class Transaction:
                 if method != "store" or not self._leaves_conflicts:
                     raise
                 oid, _, data = args
+                size += len(data)
+                if size > self._most_conflicts:
+                    raise  # They would not fit into one message.
                 conflict = {"oid": oid, "serials": error.serials, "data": data}
                 self._conflicts.append(conflict)
             else:
@@ -340,6 +373,7 @@ class Transaction:
                     self._staging.disown(args[-1])
         self._staging.close()
         if self._conflicts:
+            self._staging = self._new_staging()  # For what the client resolves.
             return [*self._changed, *self._conflicts]
         self._changed.update(dict.fromkeys(storage.tpc_vote(metadata) or ()))
         self._oids.update(self._changed)
@@ -365,10 +399,16 @@ class Transaction:
     def _expect(self, *states):
         """Return the state, or raise if it is another one."""
         if self._state not in states:
+            if self._why is not None:
+                raise StorageTransactionError(self._why)
             raise StorageTransactionError(
                 f"the transaction is {self._state.value}, not {states[0].value}"
             )
         return self._state
+
+
+def _aborted(why):
+    return StorageTransactionError(f"the transaction was aborted: {why}")
 
 
 def _check_tid(storage, tid=None):

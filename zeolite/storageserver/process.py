@@ -9,6 +9,7 @@ import zc.lockfile
 
 from ..errors import ConfigurationError
 from ..wire.channel import format_address
+from .admission import raise_descriptor_limit
 from .server import PATIENCE, StorageServer
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def serve(configuration):
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    raise_descriptor_limit()
     _start_log(configuration)
     if configuration.has_runner:
         logger.info("the runner section is for zdaemon; it has no effect here")

@@ -8,7 +8,7 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import ConflictError
+from ZODB.POSException import ConflictError, StorageError
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 #: What sessions count.
 COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
+
+#: How many objects may have changed for a client to be told which.
+MOST_CHANGED = 1_000_000
 
 #: The interfaces of a storage whose methods clients can reach.
 REACHABLE = (
@@ -44,7 +47,7 @@ class Served:
     """A storage with its commit lock, invalidation log and statistics.
 
     Sessions come and go in threads of their own.  The lock guards the set of
-    sessions and the counts of those that are gone.  To the storage this is the
+    sessions, the counts of those that are gone, and the helpers.  To the storage this is the
     wrapper that it tells of changes which it makes by itself, such as those
     that a client storage hears of.
     """
@@ -111,17 +114,20 @@ class Served:
                 thread.join()
         self.dispatcher.close()
         deadline = None if patience is None else time.monotonic() + patience
-        for helper in list(self._helpers):
+        with self._lock:
+            helpers = list(self._helpers)
+        for helper in helpers:
             helper.join(deadline and max(0, deadline - time.monotonic()))
             if helper.is_alive():
                 logger.warning("storage %s: not closed: %s", self.name, helper.name)
                 return
         self.storage.close()
 
-    def in_helper(self, name, respond, function, *args):
+    def in_helper(self, session, name, respond, function, *args):
         """Call a function in a thread of its own; `respond` gets result or error.
 
-        Returns `DELAYED`.
+        Returns `DELAYED`.  Raises `StorageError` if the session has as many helpers
+        as it may.
         """
 
         def run():
@@ -132,11 +138,28 @@ class Served:
             try:
                 respond(answer)
             finally:
-                self._helpers.discard(threading.current_thread())
+                forget()
+
+        def forget():
+            with self._lock:
+                session.background_calls -= 1
+                self._helpers.discard(helper)
 
         helper = self._thread(name, run)
-        self._helpers.add(helper)
-        helper.start()
+        most = self.options.max_background_calls
+        with self._lock:
+            if session.background_calls >= most:
+                raise StorageError(
+                    f"more than {most} calls at once that take long, which is "
+                    "max-background-calls in the server's configuration"
+                )
+            session.background_calls += 1
+            self._helpers.add(helper)
+        try:
+            helper.start()
+        except RuntimeError as error:
+            forget()
+            raise StorageError("the server cannot have more threads") from error
         return DELAYED
 
     # What sessions ask.
@@ -144,6 +167,11 @@ class Served:
     def instance(self):
         """Return the storage object that one session is to use."""
         return self.storage
+
+    def sessions(self):
+        """Return a list of the sessions of all clients."""
+        with self._lock:
+            return list(self._sessions)
 
     def add(self, session):
         with self._lock:
@@ -200,9 +228,7 @@ class Served:
     def packed(self):
         """The storage was packed: tell all clients its new size."""
         frame = messages.encode_one_way("info", (self.size(),))
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in self.sessions():
             session.delivery.send(frame)
 
     def is_read_only(self):
@@ -229,7 +255,10 @@ class Served:
             return None
         oids = {}
         for record in self.storage.iterator(p64(u64(tid) + 1), last_tid):
-            oids.update((data.oid, None) for data in record)
+            for data in record:
+                oids[data.oid] = None
+                if len(oids) > MOST_CHANGED:
+                    return None
         return last_tid, list(oids)
 
     def status(self):

@@ -5,11 +5,15 @@ import ssl
 
 import ZODB.event
 
+from ..errors import ConfigurationError
 from ..interfaces import Closed, Serving
 from ..wire.channel import format_address
+from .admission import is_everywhere
+from .housekeeping import Housekeeper
 from .listener import Listener
 from .options import ServerOptions
 from .served import Served
+from .sparselog import SparseLog
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +29,25 @@ class StorageServer:
     server closes when it stops; `options` is a `ServerOptions`; `tls` is the
     `ssl.SSLContext` that clients have to agree with, or None for no encryption.
 
-    Raises `OSError` where the address cannot be had; the storages are left open.
+    Raises `OSError` where the address cannot be had, and `ConfigurationError` for
+    options that do not fit it; the storages are left open.
     """
 
     def __init__(self, address, storages, options=None, tls=None):
         options = options or ServerOptions()
+        if options.unix_socket_mode is not None and not isinstance(address, str):
+            raise ConfigurationError(
+                f"unix-socket-mode is for a Unix socket, but the address is "
+                f"{format_address(address)}; leave it out"
+            )
         self._served = {
             name: Served(name, storage, options) for name, storage in storages.items()
         }
-        self._listener = Listener(address, self._served, options, tls)
+        self._log = SparseLog(logger)
+        self._housekeeper = Housekeeper(
+            self._served.values(), self._log, options.idle_transaction_timeout
+        )
+        self._listener = Listener(address, self._served, options, self._log, tls)
 
     @property
     def address(self):
@@ -44,6 +58,7 @@ class StorageServer:
         """Begin to serve; returns at once.  Notifies `interfaces.Serving`."""
         for served in self._served.values():
             served.start()
+        self._housekeeper.start()
         self._listener.start()
         logger.info(
             "serving %s at %s",
@@ -51,6 +66,18 @@ class StorageServer:
             format_address(self.address),
         )
         tls = self._listener.tls
+        if (
+            tls is None
+            and not isinstance(self.address, str)
+            and (is_everywhere(self.address[0]))
+        ):
+            logger.warning(
+                "whoever reaches port %d on any interface of this machine may read and "
+                "write the storages; set address to 127.0.0.1:%d, or add an ssl section "
+                "with authenticate",
+                self.address[1],
+                self.address[1],
+            )
         if tls is not None and tls.verify_mode == ssl.CERT_NONE:
             logger.warning(
                 "connections are encrypted, but clients are not authenticated: "
@@ -75,6 +102,7 @@ class StorageServer:
         `interfaces.Closed`.
         """
         self._listener.stop(PATIENCE)
+        self._housekeeper.stop()
         for served in self._served.values():
             served.close(patience)
         logger.info("stopped serving at %s", format_address(self.address))

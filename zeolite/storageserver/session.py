@@ -8,6 +8,7 @@ with the exception.  A message that is no well-formed call ends the connection,
 with a line in the log.
 """
 
+import contextlib
 import json
 import logging
 import threading
@@ -45,13 +46,14 @@ class Session:
     `end`, `stop` and `respond` may be called by any thread.
     """
 
-    def __init__(self, channel, address, storages, options):
-        """`storages` maps names to `Served`; `address` is for the log."""
+    def __init__(self, channel, address, storages, options, log):
+        """`storages` maps names to `Served`; `address` is for the `SparseLog`."""
         self._channel = channel
         self._address = address
         self._storages = storages
         self._options = options
-        self._frames = FrameReader()
+        self._frames = FrameReader(options.max_register_size)
+        self.log = log
         self._label = None
         self._reason = None
         self._stopping = False
@@ -60,12 +62,17 @@ class Session:
         self.served = None
         self.storage = None
         self.read_only = None
+        #: By the numbers that the client gives them.  Changed by the own thread.
         self.transactions = {}
+        #: The number of the last transaction that was one too many.
+        self.refused = None
         self.iterators = None
         #: The blob that the client is sending, if any.
         self.upload = None
         #: (oid, serial) -> the `Window` of that blob's download.
         self.windows = {}
+        #: How many helpers it has.  For `Served`, which guards it.
+        self.background_calls = 0
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def __str__(self):
@@ -83,17 +90,23 @@ class Session:
         self._stopping = True
         self._channel.stop_receiving()
 
-    def respond(self, message_id, name, answer):
+    def respond(self, message_id, name, answer, may_wait=False):
         """Answer a call of `name` that was left to another thread.
 
-        `answer` is the result, or the exception that it has ended with.
+        `answer` is the result, or the exception that it has ended with.  A thread
+        that `may_wait` does so until the client has taken the reply.
         """
         if isinstance(answer, Exception):
             self._log_error(name, answer)
             reply = messages.encode_error(message_id, answer)
         else:
             reply = _encode_reply(message_id, answer)
-        self.delivery.send(reply)
+        if may_wait:
+            # Whoever takes no replies is not to get more of them made.
+            with contextlib.suppress(ConnectionLost):
+                self.delivery.stream(reply)
+        else:
+            self.delivery.send(reply)
 
     def _delivery_failed(self, error):
         self.end(f"sending failed: {_text(error)}")
@@ -114,7 +127,7 @@ class Session:
             raise ReadOnlyError(f"storage {name!r} is read-only on this server")
         self.read_only = bool(read_only)
         self.storage = served.instance()
-        self.iterators = Iterators(self.storage)
+        self.iterators = Iterators(self.storage, self._options.max_iterators)
         self._frames.limit = self._options.max_message_size
         self._deadline = None
         self.served = served
@@ -137,6 +150,11 @@ class Session:
         try:
             return self.transactions[id]
         except KeyError:
+            if id == self.refused:
+                raise StorageTransactionError(
+                    "this client has begun more transactions than max-transactions in "
+                    "the server's configuration allows"
+                ) from None
             raise StorageTransactionError("no such transaction") from None
 
     # The session's own thread.
@@ -152,7 +170,12 @@ class Session:
         except ConnectionLost as error:
             logger.debug("client %s: connection lost: %s", self, error)
         except Exception:
-            logger.exception("client %s: an error in the server; closing", self)
+            self.log.error(
+                "an error in the server",
+                "client %s: an error in the server; closing",
+                self,
+                exc_info=True,
+            )
         finally:
             self._leave()
 
@@ -200,7 +223,10 @@ class Session:
             if data is not None:
                 return data
             self.delivery.rest()
-            received = self._channel.receive(self._deadline)
+            deadline = self._deadline
+            if self._frames.is_partial and deadline is None:
+                deadline = time.monotonic() + self._options.client_timeout
+            received = self._channel.receive(deadline)
             self.delivery.wake()
             if not received:
                 return None
@@ -248,11 +274,12 @@ class Session:
         if isinstance(error, _EXPECTED) or name == "register":
             logger.debug("client %s: %s: %s", self, name, _text(error))
         else:
-            logger.error("client %s: %s failed", self, name, exc_info=error)
+            cause = f"{name} failed with {type(error).__name__}"
+            self.log.error(cause, "client %s: %s failed", self, name, exc_info=error)
 
     def _leave(self):
         if self._reason:
-            logger.warning("client %s: closed: %s", self, self._reason)
+            self.log.warning(self._reason, "client %s: closed: %s", self, self._reason)
         else:
             logger.debug("client %s: left", self)
         # Whoever still listens shall find the connection closed, and not be told

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 #: What a transaction may be: committed, packed, or undone.
 _STATUSES = (" ", "p", "u", b" ", b"p", b"u")
 
+#: An object's record is a pickle.  A file storage that is given none writes what it
+#: cannot read again.
+_EMPTY = "the record of an object is empty"
+
 
 def new_oids(session, n=100):
     session.check_writable()
@@ -32,6 +36,15 @@ def new_oids(session, n=100):
 def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
     if id in session.transactions:
         raise StorageTransactionError("a transaction with this id has begun")
+    if len(session.transactions) >= session.served.options.max_transactions:
+        session.refused = id
+        session.log.warning(
+            "max-transactions",
+            "client %s: a transaction was refused: it has as many as "
+            "max-transactions allows",
+            session,
+        )
+        return
     error = None
     try:
         session.check_writable()
@@ -48,18 +61,26 @@ def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
 
 def store(session, oid, serial, data, id):
     session.counts["stores"] += 1
-    session.transaction(id).stage("store", oid, serial, data)
+    transaction = session.transaction(id)
+    if not data:
+        transaction.fail(StorageError(_EMPTY))
+    transaction.stage("store", oid, serial, data)
 
 
 def restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
-    session.transaction(id).stage("restore", oid, serial, data, prev_txn)
+    transaction = session.transaction(id)
+    if data == b"":
+        transaction.fail(StorageError(_EMPTY))
+    transaction.stage("restore", oid, serial, data, prev_txn)
 
 
 def store_blob_start(session):
     _give_up_upload(session)
     session.check_writable()
-    session.upload = blobs.Upload(session.storage)
+    session.upload = blobs.Upload(
+        session.storage, session.served.options.max_transaction_size
+    )
 
 
 def store_blob_chunk(session, chunk):
@@ -85,6 +106,8 @@ def _stage_blob(session, id, name, method, oid, *args):
         transaction = session.transaction(id)
         session.counts["stores"] += 1
         try:
+            if not args[1]:
+                raise StorageError(_EMPTY)
             if name is not None:
                 path = blobs.shared_file(session.storage, oid, name)
             elif session.upload is not None:
