@@ -7,6 +7,7 @@ when they are done.  Those that write are in `writing.py`.
 """
 
 import logging
+import time
 
 from ZODB.POSException import Unsupported
 from ZODB.serialize import referencesf
@@ -128,8 +129,19 @@ def _pack(session, when, wait, *rest):
     options = {"gc": bool(gc[0])} if gc else {}
 
     def pack():
+        served = session.served
+        logger.info("client %s: pack of storage %s begins", session, served.name)
+        start, before = time.monotonic(), session.storage.getSize()
         session.storage.pack(when, referencesf, **options)
-        session.served.packed()
+        logger.info(
+            "client %s: pack of storage %s took %.1f s, %d bytes before and %d after",
+            session,
+            served.name,
+            time.monotonic() - start,
+            before,
+            session.storage.getSize(),
+        )
+        served.packed()
 
     def respond(answer):
         if wait:

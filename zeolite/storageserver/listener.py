@@ -25,22 +25,21 @@ class Listener:
     `storages` maps names to `Served`.  The socket is bound when the listener is
     made, which raises `OSError` where that is impossible; accepting begins with
     `start`.  `tls` is the `ssl.SSLContext` of clients that connect from now on, or
-    None; any thread may set another one.
+    None; any thread may set another one.  `sock` is a socket that listens there
+    already, and may go on to do so after `stop`.
     """
 
-    def __init__(self, address, storages, options, tls=None):
+    def __init__(self, address, storages, options, tls=None, sock=None):
         self._storages = storages
         self._options = options
         self.tls = tls
         self._lock = threading.Lock()  # Guards `_sessions` and `_stopped`.
         self._sessions = {}
         self._stopped = False
-        if isinstance(address, str):
+        if sock is None and isinstance(address, str):
             _remove_stale(address)
-            server_class = _UnixServer
-        else:
-            server_class = _TCPServer
-        self._server = server_class(address, self._talk)
+        server_class = _UnixServer if isinstance(address, str) else _TCPServer
+        self._server = server_class(address, self._talk, sock)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="zeolite-listener", daemon=True
         )
@@ -55,11 +54,11 @@ class Listener:
         """Begin to accept."""
         self._thread.start()
 
-    def stop(self, patience):
+    def stop(self, patience, limit=None):
         """Accept no more, let running calls end, and see all clients off.
 
         A client that has not taken its last reply after `patience` (seconds) is
-        cut off.  Returns when all sessions have ended.
+        cut off.  Returns when all sessions have ended, or `limit` seconds later.
         """
         with self._lock:
             self._stopped = True
@@ -76,8 +75,9 @@ class Listener:
             thread.join(max(0, deadline - time.monotonic()))
         for session in sessions:
             session.end("the server stops")
+        deadline = limit and time.monotonic() + limit
         for thread in sessions.values():
-            thread.join()
+            thread.join(deadline and max(0, deadline - time.monotonic()))
 
     def _talk(self, sock, address, server):
         # In the client's own thread.
@@ -110,6 +110,16 @@ class _Server:
     block_on_close = False
     request_queue_size = _BACKLOG
     _stopping = False
+    # Whether the listening socket is another process's as well.
+    _is_shared = False
+
+    def adopt(self, sock):
+        """Accept at a socket that listens already."""
+        self.socket.close()
+        sock.setblocking(True)
+        self.socket = sock
+        self.server_address = sock.getsockname()
+        self._is_shared = True
 
     def get_request(self):
         try:
@@ -130,7 +140,8 @@ class _Server:
         waker = threading.Thread(target=self.shutdown)
         waker.start()
         try:
-            self.socket.shutdown(socket.SHUT_RDWR)
+            if not self._is_shared:
+                self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # Not everywhere is that possible for a listening socket.
         waker.join()
@@ -138,7 +149,11 @@ class _Server:
 
 
 class _TCPServer(_Server, socketserver.ThreadingTCPServer):
-    def __init__(self, address, handler):
+    def __init__(self, address, handler, sock=None):
+        if sock is not None:
+            super().__init__(address, handler, bind_and_activate=False)
+            self.adopt(sock)
+            return
         host, port = address
         self.address_family = _family(host, port)
         super().__init__((host, port), handler)
@@ -146,6 +161,11 @@ class _TCPServer(_Server, socketserver.ThreadingTCPServer):
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
     _inode = None
+
+    def __init__(self, address, handler, sock=None):
+        super().__init__(address, handler, bind_and_activate=sock is None)
+        if sock is not None:
+            self.adopt(sock)
 
     def server_bind(self):
         # Only the owner may connect.

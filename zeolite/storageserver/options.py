@@ -37,5 +37,14 @@ class ServerOptions:
     #: system's own, much longer times.
     keep_alive: float = 30
 
+    #: From how many transactions that wait for the commit lock on the log has
+    #: warnings about it, and critical lines; 0 for never.
+    waiting_warning: int = 4
+    waiting_critical: int = 10
+
+    #: Seconds from which on a call, holding the commit lock, and waiting for it are
+    #: slow enough for a line in the log; 0 for never.
+    slow_call: float = 5
+
     #: Bytes that a registered client may send in one message.
     max_message_size: int = DEFAULT_LIMIT

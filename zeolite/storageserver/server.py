@@ -23,17 +23,18 @@ class StorageServer:
     `address` is a pair of host (str) and port (int; 0 for any that is free) or
     the path of a Unix socket; `storages` maps names to ZODB storages, which the
     server closes when it stops; `options` is a `ServerOptions`; `tls` is the
-    `ssl.SSLContext` that clients have to agree with, or None for no encryption.
+    `ssl.SSLContext` that clients have to agree with, or None for no encryption;
+    `sock` is a socket that listens at the address already, or None.
 
     Raises `OSError` where the address cannot be had; the storages are left open.
     """
 
-    def __init__(self, address, storages, options=None, tls=None):
+    def __init__(self, address, storages, options=None, tls=None, sock=None):
         options = options or ServerOptions()
         self._served = {
             name: Served(name, storage, options) for name, storage in storages.items()
         }
-        self._listener = Listener(address, self._served, options, tls)
+        self._listener = Listener(address, self._served, options, tls, sock)
 
     @property
     def address(self):
@@ -69,12 +70,12 @@ class StorageServer:
     def stop(self, patience=None):
         """Stop: no new clients, running commits end, others are aborted.
 
-        Closes the storages and returns when all is done.  A pack that is running
-        is waited for; with `patience` (seconds) for that long, and then its
-        storage is left open for the end of the process.  Notifies
-        `interfaces.Closed`.
+        Closes the storages and returns when all is done.  A pack that is running,
+        and what a storage still does for a client that is cut off, is waited for;
+        with `patience` (seconds) for that long each, and then its storage is left
+        open for the end of the process.  Notifies `interfaces.Closed`.
         """
-        self._listener.stop(PATIENCE)
+        self._listener.stop(PATIENCE, patience)
         for served in self._served.values():
             served.close(patience)
         logger.info("stopped serving at %s", format_address(self.address))
