@@ -128,7 +128,6 @@ class ServerSection:
         self.pid_filename = section.pid_filename
         #: A `TLSSettings`, or None for no encryption.
         self.tls = section.ssl
-        _check_server_tls(self.tls)
         self.options = ServerOptions(
             read_only=section.read_only,
             invalidation_queue_size=section.invalidation_queue_size,
@@ -142,16 +141,15 @@ class ServerSection:
         )
 
 
-def _check_server_tls(settings):
-    """Raise `ValueError` for an `<ssl>` section that is no server's."""
+def _server_tls_problem(settings):
+    """Return what a server cannot have in an `<ssl>` section, or None."""
     if settings is None:
-        return
+        return None
     if settings.certificate is None:
-        raise ValueError("the ssl section of a server needs a certificate")
+        return "the ssl section of a server needs a certificate"
     if settings.server_hostname is not None or not settings.check_hostname:
-        raise ValueError(
-            "check-hostname and server-hostname are for the ssl section of a client"
-        )
+        return "check-hostname and server-hostname are for the ssl section of a client"
+    return None
 
 
 class ClientStorageSection(ZODB.config.BaseConfig):
@@ -204,6 +202,8 @@ class ServerConfiguration:
             place = self._loader.place_of_error(error)
             raise self.error(_message(error), place) from error
         self.section = found.server
+        if problem := _server_tls_problem(self.section.tls):
+            raise self.error(problem, self.line_of_tls())
         self.eventlog = found.eventlog
         self.has_runner = found.runner is not None
         self.storages = {}
@@ -225,6 +225,11 @@ class ServerConfiguration:
     def line_of_key(self, key):
         """Return the `Place` of the first line that sets `key`, or None."""
         return self._loader.find(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
+
+    def line_of_tls(self):
+        """Return the `Place` of the server's `<ssl>` section, or None."""
+        pattern = r"\s*<ssl\b"
+        return self._loader.find(pattern, re.IGNORECASE, after=r"\s*<zeo(lite)?\b")
 
     def line_of_storage(self, name):
         """Return the `Place` at which a storage's section begins, or None."""

@@ -66,13 +66,19 @@ class Loader(ZConfig.loader.ConfigLoader):
             # A file that cannot be read: what matters is who wants it.
             name = re.escape(urllib.parse.unquote(url.rsplit("/", 1)[-1]))
             return self.find(rf"\s*%include\b.*{name}\s*$") or Place(self._path, None)
-        return Place(self._name(url), line)
+        # ZConfig says -1 if it does not know.
+        return Place(self._name(url), line if line and line > 0 else None)
 
-    def find(self, pattern, flags=0):
-        """Return the `Place` of the first line that matches, or None."""
+    def find(self, pattern, flags=0, after=""):
+        """Return the `Place` of the first line that matches, or None.
+
+        `after` is the pattern of a line from which on it is looked for.
+        """
+        begun = False
         for path, text in self._files:
             for number, line in enumerate(text.splitlines(), 1):
-                if re.match(pattern, line, flags):
+                begun = begun or bool(re.match(after, line, flags))
+                if begun and re.match(pattern, line, flags):
                     return Place(path, number)
         return None
 

@@ -54,11 +54,12 @@ class Listener:
         """Begin to accept."""
         self._thread.start()
 
-    def stop(self, patience, limit=None):
+    def stop(self, patience, deadline=None):
         """Accept no more, let running calls end, and see all clients off.
 
         A client that has not taken its last reply after `patience` (seconds) is
-        cut off.  Returns when all sessions have ended, or `limit` seconds later.
+        cut off.  Returns when all sessions have ended, at the latest at `deadline`
+        (`time.monotonic` seconds).
         """
         with self._lock:
             self._stopped = True
@@ -70,12 +71,11 @@ class Listener:
         self._thread.join()
         for session in sessions:
             session.stop()
-        deadline = time.monotonic() + patience
+        cut_off = time.monotonic() + patience
         for thread in sessions.values():
-            thread.join(max(0, deadline - time.monotonic()))
+            thread.join(max(0, cut_off - time.monotonic()))
         for session in sessions:
             session.end("the server stops")
-        deadline = limit and time.monotonic() + limit
         for thread in sessions.values():
             thread.join(deadline and max(0, deadline - time.monotonic()))
 

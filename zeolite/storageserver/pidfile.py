@@ -22,30 +22,29 @@ class PidFile:
         """Write it, in place of one that a killed server has left."""
         if not self._path:
             return
-        is_open = False
         try:
             with open(self._path, "w") as file:
-                is_open = True
                 file.write(self._text)
         except OSError as error:
-            logger.error("the pid file cannot be written: %s", error)
-            if is_open:
-                # Half a number would be worse than none.
-                with contextlib.suppress(OSError):
+            logger.error("the pid file cannot be written: %s: %s", self._path, error)
+            # Half a number would be worse than none, but what cannot be opened, or
+            # is no file, is not ours.
+            with contextlib.suppress(OSError):
+                if os.path.isfile(self._path) and not os.path.getsize(self._path):
                     os.unlink(self._path)
 
     def remove(self):
         """Remove it, unless another process's number is in it by now."""
         if not self._path:
             return
+        if not os.path.isfile(self._path):
+            return
         try:
-            with open(self._path) as file:
-                is_ours = file.read() == self._text
+            with open(self._path, "rb") as file:
+                is_ours = file.read(100) == self._text.encode()
             if is_ours:
                 os.unlink(self._path)
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             logger.warning("the pid file cannot be removed: %s", error)
 
 

@@ -5,8 +5,8 @@ SIGHUP           ends it with status 1, which supervisors take for "start again"
 SIGUSR2          opens the log files again, and reads the files for TLS
 
 A stop gives clients `PATIENCE` seconds to take the reply that they wait for, then
-cuts them off, gives the storage as long to return from what it does for them, and
-once more for a pack.  A storage that needs longer is left open, as a kill would.
+cuts them off, and gives the storages as long to return from what they do, a pack
+for instance.  A storage that needs longer is left open, as a kill would.
 """
 
 import logging
@@ -152,7 +152,7 @@ def _tls_context(configuration):
     try:
         return settings.server_context()
     except ConfigurationError as error:
-        line = configuration.line_of_key("<ssl>")
+        line = configuration.line_of_tls()
         raise configuration.error(str(error), line) from error
 
 

@@ -102,17 +102,16 @@ class Served:
         for thread in self._threads:
             thread.start()
 
-    def close(self, patience=None):
+    def close(self, deadline=None):
         """End the threads and close the storage.
 
         Waits for helpers such as a pack, because nobody else may open the storage
-        before they are done: however long that takes, or `patience` seconds.
-        After that the storage is left as it is, for the end of the process, and
+        before they are done: however long that takes, or until `deadline`
+        (`time.monotonic` seconds).  After that the storage is left as it is, for the end of the process, and
         so it is with a session that has not ended by now.
         """
         self.commit_lock.close()
         self.dispatcher.close()
-        deadline = None if patience is None else time.monotonic() + patience
         threads = [thread for thread in self._threads if thread.ident is not None]
         for thread in [*threads, *list(self._helpers)]:
             thread.join(deadline and max(0, deadline - time.monotonic()))

@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import time
 
 import ZODB.event
 
@@ -72,11 +73,14 @@ class StorageServer:
 
         Closes the storages and returns when all is done.  A pack that is running,
         and what a storage still does for a client that is cut off, is waited for;
-        with `patience` (seconds) for that long each, and then its storage is left
+        with `patience` (seconds) for that long in all, and then its storage is left
         open for the end of the process.  Notifies `interfaces.Closed`.
         """
-        self._listener.stop(PATIENCE, patience)
+        deadline = None
+        if patience is not None:
+            deadline = time.monotonic() + PATIENCE + patience
+        self._listener.stop(PATIENCE, deadline)
         for served in self._served.values():
-            served.close(patience)
+            served.close(deadline)
         logger.info("stopped serving at %s", format_address(self.address))
         ZODB.event.notify(Closed(self))
