@@ -1,14 +1,16 @@
 """Zeolite's packaging."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 here = pathlib.Path(__file__).parent
+code = (here / "zeolite" / "__init__.py").read_text(encoding="utf-8")
 
 setup(
     name="zeolite",
-    version="0.1.dev0",
+    version=re.search('__version__ = "(.*)"', code)[1],
     description="A fast, safe client-server database server for ZODB",
     long_description=(here / "README.txt").read_text(encoding="utf-8"),
     long_description_content_type="text/plain",
@@ -27,8 +29,10 @@ setup(
             "pytest",
             "pytest-timeout",
             "ruff",
+            "supervisor",
             "trustme",
             "zc.zlibstorage",
+            "zdaemon",
             "zope.testing",
         ],
         "bench": [

@@ -11,6 +11,8 @@ import ZODB
 
 from .clientstorage.storage import ClientStorage
 
+__version__ = "0.1.dev0"
+
 __all__ = ["DB", "ClientStorage", "client", "connection", "install_as_ZEO", "server"]
 
 

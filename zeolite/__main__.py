@@ -4,10 +4,13 @@ With the name of a subcommand first, it does something else: see `commands`.
 """
 
 import argparse
+import importlib.metadata
 import pathlib
+import platform
 import sys
 
-from . import commands, config
+from . import __version__, commands, config
+from .arguments import Parser
 from .errors import ConfigurationError
 from .storageserver import process
 
@@ -26,7 +29,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in commands.NAMES:
         return commands.main(argv[0], argv[1:])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m zeolite",
         usage="%(prog)s [options], or %(prog)s SUBCOMMAND ...",
         description=_DESCRIPTION,
@@ -48,17 +51,23 @@ def main(argv=None):
         metavar="SECONDS",
         help="how long a transaction may take to commit (default: 30)",
     )
+    parser.add_argument("--version", action="version", version=_versions())
     if argv and not argv[0].startswith("-"):
         parser.error(
             f"there is no subcommand {argv[0]!r}, only {', '.join(commands.NAMES)}"
         )
     arguments = parser.parse_args(argv)
     try:
-        process.serve(_configuration(parser, arguments))
+        return process.serve(_configuration(parser, arguments))
     except ConfigurationError as error:
         print(f"zeolite: {error}", file=sys.stderr)
         return 2
-    return 0
+
+
+def _versions():
+    """Return what to say in a report of an error."""
+    zodb = importlib.metadata.version("ZODB")
+    return f"Zeolite {__version__} (ZODB {zodb}, Python {platform.python_version()})"
 
 
 def _configuration(parser, arguments):

@@ -6,7 +6,6 @@ adds the file and the line.
 """
 
 import dataclasses
-import io
 import pathlib
 import re
 import ssl
@@ -17,6 +16,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from .clientstorage.storage import ClientStorage
+from .configloader import Loader
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
 from .wire.channel import MOST_KEEP_ALIVE
@@ -67,6 +67,14 @@ def positive(text):
     number = int(text)
     if number < 1:
         raise ValueError(f"{text!r} is not greater than 0")
+    return number
+
+
+def not_negative(text):
+    """An int, zero or greater."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{text!r} is less than 0")
     return number
 
 
@@ -194,6 +202,17 @@ class ServerSection:
         )
 
 
+def _server_tls_problem(settings):
+    """Return what a server cannot have in an `<ssl>` section, or None."""
+    if settings is None:
+        return None
+    if settings.certificate is None:
+        return "the ssl section of a server needs a certificate"
+    if settings.server_hostname is not None or not settings.check_hostname:
+        return "check-hostname and server-hostname are for the ssl section of a client"
+    return None
+
+
 class ClientStorageSection(ZODB.config.BaseConfig):
     """A `<clientstorage>` section, which opens a `ClientStorage`."""
 
@@ -228,14 +247,6 @@ class ClientStorageSection(ZODB.config.BaseConfig):
 # A server's file.
 
 
-def _schema():
-    path = pathlib.Path(__file__).with_name("schema.xml")
-    text = path.read_text(encoding="utf-8")
-    # Datatypes are looked up below a prefix, and a vendored copy has another one.
-    text = text.replace("<schema>", f'<schema prefix="{__package__}">', 1)
-    return ZConfig.loadSchemaFile(io.StringIO(text))
-
-
 class ServerConfiguration:
     """What a server's file says.
 
@@ -245,14 +256,15 @@ class ServerConfiguration:
 
     def __init__(self, path, text):
         self.path = path
-        self._text = text
+        self._loader = Loader(path, text)
         try:
-            # The URL is for %include.
-            url = pathlib.Path(path).absolute().as_uri()
-            found, _ = ZConfig.loadConfigFile(_schema(), io.StringIO(text), url)
+            found = self._loader.load()
         except ZConfig.ConfigurationError as error:
-            raise self.error(_message(error), getattr(error, "lineno", None)) from error
+            place = self._loader.place_of_error(error)
+            raise self.error(_message(error), place) from error
         self.section = found.server
+        if problem := _server_tls_problem(self.section.tls):
+            raise self.error(problem, self.line_of_tls())
         self.eventlog = found.eventlog
         self.has_runner = found.runner is not None
         self.storages = {}
@@ -266,28 +278,26 @@ class ServerConfiguration:
                 )
             self.storages[name] = section
 
-    def error(self, message, line=None):
+    def error(self, message, place=None):
         """Return a `ConfigurationError` that says where."""
-        is_file = self.path != COMMAND_LINE
-        where = f"{self.path}, line {line}" if line and is_file else self.path
+        where = self.path if place is None or self.path == COMMAND_LINE else place
         return ConfigurationError(f"{where}: {message}")
 
     def line_of_key(self, key):
-        """Return the number of the first line that sets `key`, or None."""
-        return self._line(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
+        """Return the `Place` of the first line that sets `key`, or None."""
+        return self._loader.find(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
+
+    def line_of_tls(self):
+        """Return the `Place` of the server's `<ssl>` section, or None."""
+        pattern = r"\s*<ssl\b"
+        return self._loader.find(pattern, re.IGNORECASE, after=r"\s*<zeo(lite)?\b")
 
     def line_of_storage(self, name):
-        """Return the number of the line on which a storage's section begins."""
+        """Return the `Place` at which a storage's section begins, or None."""
         for kind in ("", r"\s+1") if name == "1" else (r"\s+" + re.escape(name),):
-            found = self._line(rf"\s*<(?!zeo|eventlog|runner)\w+{kind}\s*>")
+            found = self._loader.find(rf"\s*<(?!zeo|eventlog|runner)\w+{kind}\s*>")
             if found:
                 return found
-        return None
-
-    def _line(self, pattern, flags=0):
-        for number, line in enumerate(self._text.splitlines(), 1):
-            if re.match(pattern, line, flags):
-                return number
         return None
 
 

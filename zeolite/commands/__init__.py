@@ -8,6 +8,7 @@ import argparse
 import importlib
 import sys
 
+from ..arguments import Parser
 from ..errors import ConfigurationError
 
 #: Their names, in the order in which they are listed.
@@ -20,7 +21,7 @@ USAGE = 2
 def main(name, argv):
     """Run a subcommand with `argv` (list of str); return the exit status (int)."""
     command = _module(name)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m zeolite {name}",
         description=command.DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

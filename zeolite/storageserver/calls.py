@@ -6,6 +6,9 @@ thread, or, where the table says so, in a thread of their own, and are answered
 when they are done.  Those that write are in `writing.py`.
 """
 
+import logging
+import time
+
 from ZODB.POSException import StorageError, Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
@@ -27,6 +30,8 @@ from .methods import (
     is_serial,
     is_text,
 )
+
+logger = logging.getLogger(__name__)
 
 #: How many transactions or revisions a client is told of in one reply.
 MOST_RESULTS = 10_000
@@ -151,8 +156,19 @@ def _pack(session, when, wait, *rest):
     options = {"gc": bool(gc[0])} if gc else {}
 
     def pack():
+        served = session.served
+        logger.info("client %s: pack of storage %s begins", session, served.name)
+        start, before = time.monotonic(), session.storage.getSize()
         session.storage.pack(when, referencesf, **options)
-        session.served.packed()
+        logger.info(
+            "client %s: pack of storage %s took %.1f s, %d bytes before and %d after",
+            session,
+            served.name,
+            time.monotonic() - start,
+            before,
+            session.storage.getSize(),
+        )
+        served.packed()
 
     def respond(answer):
         if wait:

@@ -45,7 +45,7 @@ class CommitLock:
     def __init__(self):
         self._lock = threading.Lock()  # Guards all of the below.
         self._turn = threading.Condition(self._lock)  # For `next`.
-        self._alarm = threading.Condition(self._lock)  # For `expired`.
+        self._alarm = threading.Condition(self._lock)  # For `expired` and `pause`.
         self._holder = None
         self._since = None
         self._handed_over = None
@@ -84,14 +84,16 @@ class CommitLock:
             return True
 
     def release(self, who):
-        """Give the lock to the first in the queue."""
+        """Give the lock to the first in the queue; return for how long it was held."""
         with self._lock:
             assert self._holder is who, "released by somebody who had it not"
+            held = time.monotonic() - self._since
             self._holder = self._since = None
             if self._queue:
                 self._hold(self._queue.popleft())
                 self._handed_over = self._holder
                 self._turn.notify()
+            return held
 
     def next(self):
         """Wait for somebody to get the lock out of the queue; return who.
@@ -123,12 +125,23 @@ class CommitLock:
                 self._alarm.wait(left)
             return None
 
+    def look(self):
+        """Return who has it, since when, and who waits, in their order."""
+        with self._lock:
+            return self._holder, self._since, list(self._queue)
+
+    def pause(self, seconds):
+        """Wait for so long; return False at once when the lock is closed."""
+        with self._lock:
+            self._alarm.wait_for(lambda: self._closed, seconds)
+            return not self._closed
+
     def close(self):
-        """End `next` and `expired`."""
+        """End `next`, `expired` and `pause`."""
         with self._lock:
             self._closed = True
             self._turn.notify()
-            self._alarm.notify()
+            self._alarm.notify_all()
 
     def _hold(self, who):
         self._holder = who
@@ -177,14 +190,35 @@ class Transaction:
         self._entry = None
         # When the client has last said something about it.  Read by any thread.
         self._touched = time.monotonic()
+        #: When it asked for the commit lock (`time.monotonic` seconds), and how long
+        #: it had to wait for it.
+        self.asked = None
+        self.waited = 0
         self._lock = threading.Lock()  # Guards the three below.
         self._state = State.STAGING
         self._doom = None
+        # Why it did not commit, once that is known.
         self._why = None
+
+    def __str__(self):
+        return f"client {self._session}"
 
     @property
     def has_ended(self):
         return self._state is State.ENDED
+
+    @property
+    def progress(self):
+        """How far it is, for the log."""
+        return self._state.value
+
+    @property
+    def outcome(self):
+        """How it has ended, for the log."""
+        entry = self._entry
+        if entry is not None and entry.published and not entry.void:
+            return f"committed {entry.tid.hex()} with {len(entry.oids)} objects"
+        return f"did not commit: {self._why or 'its vote failed'}"
 
     # The session's own thread.
 
@@ -237,8 +271,11 @@ class Transaction:
             self.abort("its vote failed")
             raise error
         self._respond = respond
-        if not again and not self._served.commit_lock.acquire(self):
-            return DELAYED
+        if not again:
+            self.asked = time.monotonic()
+            if not self._served.commit_lock.acquire(self):
+                self._served.reports.queued(self)
+                return DELAYED
         return self._vote()
 
     def finish(self):
@@ -252,7 +289,8 @@ class Transaction:
             if self._entry is None:
                 # A storage that forgot to call back.
                 self._reserve(tid or self._storage.lastTransaction())
-        except BaseException:
+        except BaseException as error:
+            self._why = f"{type(error).__name__}: {error}"
             if self._entry is not None:
                 log.cancel(self._entry)
             self._abort_in_storage()
@@ -267,11 +305,13 @@ class Transaction:
 
     def run_vote(self):
         """Vote now, having got the commit lock, and respond."""
+        self.waited = time.monotonic() - self.asked
         try:
             answer = self._vote()
         except Exception as error:
             answer = error
         self._respond(answer)
+        self._served.reports.got(self, self.waited)
 
     # Any thread.
 
@@ -285,16 +325,16 @@ class Transaction:
             before = self._state
             if before in (State.FINISHING, State.ENDED):
                 return False
+            self._why = why
             if before is State.VOTING or (
                 before is State.WAITING and not self._served.commit_lock.withdraw(self)
             ):
                 self._doom = error
                 return True
             self._state = State.ENDED
-            self._why = str(error)
         if before in (State.VOTED, State.RESOLVING):
             self._abort_in_storage()
-            self._served.commit_lock.release(self)
+            self._served.release(self)
         elif before is State.WAITING:
             self._respond(error)
         self._staging.close()
@@ -305,14 +345,13 @@ class Transaction:
 
         Returns whether it was ended.
         """
-        error = _aborted(f"nothing was said about it for {seconds:g} seconds")
         with self._lock:
             if self._state is not State.STAGING:
                 return False
             if time.monotonic() - self._touched < seconds:
                 return False
             self._state = State.ENDED
-            self._why = str(error)
+            self._why = f"nothing was said about it for {seconds:g} seconds"
         self._staging.close()
         return True
 
@@ -333,7 +372,8 @@ class Transaction:
             if doom is not None:
                 raise doom
             changed = self._vote_in_storage()
-        except BaseException:
+        except BaseException as error:
+            self._why = self._why or f"{type(error).__name__}: {error}"
             self._abort_in_storage()
             self._end()
             raise
@@ -393,14 +433,14 @@ class Transaction:
     def _end(self):
         with self._lock:
             self._state = State.ENDED
-        self._served.commit_lock.release(self)
+        self._served.release(self)
         self._staging.close()
 
     def _expect(self, *states):
         """Return the state, or raise if it is another one."""
         if self._state not in states:
             if self._why is not None:
-                raise StorageTransactionError(self._why)
+                raise _aborted(self._why)
             raise StorageTransactionError(
                 f"the transaction is {self._state.value}, not {states[0].value}"
             )

@@ -23,13 +23,14 @@ class Listener:
     """Accepts at one address and runs a `Session` for each client.
 
     `address` is a pair of host and port, or the path of a Unix socket.
-    `storages` maps names to `Served`, and `log` is a `SparseLog`.  The socket is bound when the listener is
-    made, which raises `OSError` where that is impossible; accepting begins with
-    `start`.  `tls` is the `ssl.SSLContext` of clients that connect from now on, or
-    None; any thread may set another one.
+    `storages` maps names to `Served`, and `log` is a `SparseLog`.  The socket is
+    bound when the listener is made, which raises `OSError` where that is impossible;
+    accepting begins with `start`.  `tls` is the `ssl.SSLContext` of clients that connect from now on, or
+    None; any thread may set another one.  `sock` is a socket that listens there
+    already, and may go on to do so after `stop`.
     """
 
-    def __init__(self, address, storages, options, log, tls=None):
+    def __init__(self, address, storages, options, log, tls=None, sock=None):
         self._storages = storages
         self._options = options
         self._log = log
@@ -41,12 +42,13 @@ class Listener:
             options.max_connections, options.max_connections_per_address
         )
         if isinstance(address, str):
-            _remove_stale(address)
+            if sock is None:
+                _remove_stale(address)
             mode = options.unix_socket_mode
             mode = OWNER_ONLY if mode is None else mode
-            self._server = _UnixServer(address, self._talk, admission, log, mode)
+            self._server = _UnixServer(address, self._talk, admission, log, mode, sock)
         else:
-            self._server = _TCPServer(address, self._talk, admission, log)
+            self._server = _TCPServer(address, self._talk, admission, log, sock)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="zeolite-listener", daemon=True
         )
@@ -61,11 +63,12 @@ class Listener:
         """Begin to accept."""
         self._thread.start()
 
-    def stop(self, patience):
+    def stop(self, patience, deadline=None):
         """Accept no more, let running calls end, and see all clients off.
 
         A client that has not taken its last reply after `patience` (seconds) is
-        cut off.  Returns when all sessions have ended.
+        cut off.  Returns when all sessions have ended, at the latest at `deadline`
+        (`time.monotonic` seconds).
         """
         with self._lock:
             self._stopped = True
@@ -77,13 +80,13 @@ class Listener:
         self._thread.join()
         for session in sessions:
             session.stop()
-        deadline = time.monotonic() + patience
+        cut_off = time.monotonic() + patience
         for thread in sessions.values():
-            thread.join(max(0, deadline - time.monotonic()))
+            thread.join(max(0, cut_off - time.monotonic()))
         for session in sessions:
             session.end("the server stops")
         for thread in sessions.values():
-            thread.join()
+            thread.join(deadline and max(0, deadline - time.monotonic()))
 
     def _talk(self, sock, address, server):
         # In the client's own thread.
@@ -111,17 +114,29 @@ class Listener:
 class _Server:
     """What the servers for TCP and Unix sockets share."""
 
-    def __init__(self, address, handler, admission, log):
-        self._admission = admission
-        self._log = log
-        super().__init__(address, handler)
-
     allow_reuse_address = True
     daemon_threads = True
     # `Listener.stop` waits for the sessions; the mix-in's own list would grow.
     block_on_close = False
     request_queue_size = _BACKLOG
     _stopping = False
+    # Whether the listening socket is another process's as well.
+    _is_shared = False
+
+    def __init__(self, address, handler, admission, log, sock):
+        self._admission = admission
+        self._log = log
+        super().__init__(address, handler, bind_and_activate=sock is None)
+        if sock is not None:
+            self._adopt(sock)
+
+    def _adopt(self, sock):
+        """Accept at a socket that listens already."""
+        self.socket.close()
+        sock.setblocking(True)
+        self.socket = sock
+        self.server_address = sock.getsockname()
+        self._is_shared = True
 
     def get_request(self):
         try:
@@ -172,7 +187,8 @@ class _Server:
         waker = threading.Thread(target=self.shutdown)
         waker.start()
         try:
-            self.socket.shutdown(socket.SHUT_RDWR)
+            if not self._is_shared:
+                self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # Not everywhere is that possible for a listening socket.
         waker.join()
@@ -180,18 +196,18 @@ class _Server:
 
 
 class _TCPServer(_Server, socketserver.ThreadingTCPServer):
-    def __init__(self, address, *args):
-        host, port = address
-        self.address_family = _family(host, port)
-        super().__init__((host, port), *args)
+    def __init__(self, address, handler, admission, log, sock):
+        if sock is None:
+            self.address_family = _family(*address)
+        super().__init__(address, handler, admission, log, sock)
 
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
     _inode = None
 
-    def __init__(self, address, handler, admission, log, mode):
+    def __init__(self, address, handler, admission, log, mode, sock):
         self._mode = mode
-        super().__init__(address, handler, admission, log)
+        super().__init__(address, handler, admission, log, sock)
 
     def server_bind(self):
         # Until it has its mode, only the owner may connect.

@@ -32,6 +32,8 @@ class Method:
         self._least = len(checks) - optional
         self._delayed = delayed
         self._helper = helper
+        #: Whether another thread may answer it.
+        self.may_answer_later = delayed or helper
 
     def check(self, name, args):
         """Raise `ProtocolError` unless `args` are what the method takes."""

@@ -31,6 +31,15 @@ class ServerOptions:
     #: system's own, much longer times.
     keep_alive: float = 30
 
+    #: From how many transactions that wait for the commit lock on the log has
+    #: warnings about it, and critical lines; 0 for never.
+    waiting_warning: int = 4
+    waiting_critical: int = 10
+
+    #: Seconds from which on a call, holding the commit lock, and waiting for it are
+    #: slow enough for a line in the log; 0 for never.
+    slow_call: float = 5
+
     #: Who may pack through this server: "all", "writers" (clients that may write),
     #: or "none".
     allow_pack: str = "all"

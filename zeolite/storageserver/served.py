@@ -18,6 +18,7 @@ from .commit import DELAYED, CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
 from .options import ServerOptions
+from .reports import LockReports
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Served:
         if self.options.client_conflict_resolution:
             storage.tryToResolveConflict = _leave_conflict
         self.commit_lock = CommitLock()
+        self.reports = LockReports(name, self.commit_lock, self.options)
         tid = storage.lastTransaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
         self.dispatcher = Dispatcher(self.log, name)
@@ -79,6 +81,8 @@ class Served:
             self._threads.append(self._watchdog)
         else:
             self._watchdog = None
+        if self.options.slow_call:
+            self._threads.append(self._thread("lock-reports", self.reports.watch))
 
     def _thread(self, role, target):
         return threading.Thread(
@@ -101,27 +105,33 @@ class Served:
         for thread in self._threads:
             thread.start()
 
-    def close(self, patience=None):
-        """End the threads and close the storage.  No session is left by now.
+    def close(self, deadline=None):
+        """End the threads and close the storage.
 
         Waits for helpers such as a pack, because nobody else may open the storage
-        before they are done: however long that takes, or `patience` seconds.
-        After that the storage is left as it is, for the end of the process.
+        before they are done: however long that takes, or until `deadline`
+        (`time.monotonic` seconds).  After that the storage is left as it is, for the end of the process, and
+        so it is with a session that has not ended by now.
         """
         self.commit_lock.close()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
         self.dispatcher.close()
-        deadline = None if patience is None else time.monotonic() + patience
         with self._lock:
             helpers = list(self._helpers)
-        for helper in helpers:
-            helper.join(deadline and max(0, deadline - time.monotonic()))
-            if helper.is_alive():
-                logger.warning("storage %s: not closed: %s", self.name, helper.name)
+        threads = [thread for thread in self._threads if thread.ident is not None]
+        for thread in [*threads, *helpers]:
+            thread.join(deadline and max(0, deadline - time.monotonic()))
+            if thread.is_alive():
+                self._leave_open(f"{thread.name} is still at work")
                 return
+        with self._lock:
+            busy = next(iter(self._sessions), None)
+        if busy is not None:
+            self._leave_open(f"it still works for client {busy}")
+            return
         self.storage.close()
+
+    def _leave_open(self, why):
+        logger.warning("storage %s: not closed: %s", self.name, why)
 
     def in_helper(self, session, name, respond, function, *args):
         """Call a function in a thread of its own; `respond` gets result or error.
@@ -161,6 +171,11 @@ class Served:
             forget()
             raise StorageError("the server cannot have more threads") from error
         return DELAYED
+
+    def release(self, transaction):
+        """Take the commit lock back from a transaction."""
+        held = self.commit_lock.release(transaction)
+        self.reports.released(transaction, held)
 
     # What sessions ask.
 

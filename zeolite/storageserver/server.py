@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import time
 
 import ZODB.event
 
@@ -27,13 +28,14 @@ class StorageServer:
     `address` is a pair of host (str) and port (int; 0 for any that is free) or
     the path of a Unix socket; `storages` maps names to ZODB storages, which the
     server closes when it stops; `options` is a `ServerOptions`; `tls` is the
-    `ssl.SSLContext` that clients have to agree with, or None for no encryption.
+    `ssl.SSLContext` that clients have to agree with, or None for no encryption;
+    `sock` is a socket that listens at the address already, or None.
 
     Raises `OSError` where the address cannot be had, and `ConfigurationError` for
     options that do not fit it; the storages are left open.
     """
 
-    def __init__(self, address, storages, options=None, tls=None):
+    def __init__(self, address, storages, options=None, tls=None, sock=None):
         options = options or ServerOptions()
         if options.unix_socket_mode is not None and not isinstance(address, str):
             raise ConfigurationError(
@@ -47,7 +49,7 @@ class StorageServer:
         self._housekeeper = Housekeeper(
             self._served.values(), self._log, options.idle_transaction_timeout
         )
-        self._listener = Listener(address, self._served, options, self._log, tls)
+        self._listener = Listener(address, self._served, options, self._log, tls, sock)
 
     @property
     def address(self):
@@ -96,14 +98,17 @@ class StorageServer:
     def stop(self, patience=None):
         """Stop: no new clients, running commits end, others are aborted.
 
-        Closes the storages and returns when all is done.  A pack that is running
-        is waited for; with `patience` (seconds) for that long, and then its
-        storage is left open for the end of the process.  Notifies
-        `interfaces.Closed`.
+        Closes the storages and returns when all is done.  A pack that is running,
+        and what a storage still does for a client that is cut off, is waited for;
+        with `patience` (seconds) for that long in all, and then its storage is left
+        open for the end of the process.  Notifies `interfaces.Closed`.
         """
-        self._listener.stop(PATIENCE)
+        deadline = None
+        if patience is not None:
+            deadline = time.monotonic() + PATIENCE + patience
+        self._listener.stop(PATIENCE, deadline)
         self._housekeeper.stop()
         for served in self._served.values():
-            served.close(patience)
+            served.close(deadline)
         logger.info("stopped serving at %s", format_address(self.address))
         ZODB.event.notify(Closed(self))

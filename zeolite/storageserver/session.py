@@ -13,6 +13,7 @@ import json
 import logging
 import threading
 import time
+from time import perf_counter
 
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSError, ReadOnlyError, StorageTransactionError
@@ -27,10 +28,14 @@ from .commit import DELAYED
 from .delivery import Delivery
 from .invalidation import FellBehind
 from .iterators import Iterators
+from .reports import report_slow_call
 from .served import COUNTS
 
 logger = logging.getLogger(__name__)
 
+
+#: What the log says of a client that leaves.
+_SUMMARY = "loads", "stores", "commits", "aborts"
 
 #: How a client begins that speaks TLS.  As the size of a frame it is too large.
 _TLS = b"\x16\x03"
@@ -74,6 +79,10 @@ class Session:
         #: How many helpers it has.  For `Served`, which guards it.
         self.background_calls = 0
         self.counts = dict.fromkeys(COUNTS, 0)
+        self._slow = options.slow_call or float("inf")
+        #: Message id -> (start, arguments) of calls that are answered later.
+        self._delayed = {}
+        self._since = None
 
     def __str__(self):
         return f"{self._label} ({self._address})" if self._label else self._address
@@ -90,12 +99,19 @@ class Session:
         self._stopping = True
         self._channel.stop_receiving()
 
-    def respond(self, message_id, name, answer, may_wait=False):
+    def respond(self, message_id, name, answer, may_wait=False, waited=0):
         """Answer a call of `name` that was left to another thread.
 
         `answer` is the result, or the exception that it has ended with.  A thread
-        that `may_wait` does so until the client has taken the reply.
+        that `may_wait` does so until the client has taken the reply.  `waited` are
+        seconds that do not count for a slow call.
         """
+        start, args = self._delayed.pop(message_id, (None, None))
+        # That a pack takes long is normal, and it has lines of its own.
+        if start is not None and name != "pack":
+            seconds = perf_counter() - start - waited
+            if seconds > self._slow:
+                report_slow_call(self, name, args, seconds)
         if isinstance(answer, Exception):
             self._log_error(name, answer)
             reply = messages.encode_error(message_id, answer)
@@ -133,12 +149,15 @@ class Session:
         self.served = served
         tid = self.delivery.attach(served.log)
         served.add(self)
-        logger.debug("client %s: registered for storage %s", self, name)
+        self._since = time.monotonic()
+        mode = "read-only" if read_only else "read-write"
+        logger.info("client %s: registered for storage %s, %s", self, name, mode)
         return tid
 
     def set_label(self, label):
         """Have the log show a text for this client."""
         self._label = ascii(label)[1:-1][:200]  # No line breaks in the log.
+        logger.debug("client %s: this is its label", self)
 
     def check_writable(self):
         """Raise `ReadOnlyError` unless this client may write."""
@@ -235,6 +254,7 @@ class Session:
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.
         self.delivery.catch_up()
+        start = perf_counter()
         try:
             self.counts["loads"] += 1
             found = self.storage.loadBefore(oid, tid)
@@ -242,6 +262,9 @@ class Session:
         except Exception as error:
             self._log_error("loadBefore", error)
             answer = messages.encode_error(message_id, error)
+        if perf_counter() - start > self._slow:
+            seconds = perf_counter() - start
+            report_slow_call(self, "loadBefore", (oid, tid), seconds)
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
@@ -255,18 +278,26 @@ class Session:
         one_way = flag == messages.ONE_WAY
         if not one_way:
             self.delivery.catch_up()
+        start = perf_counter()
+        if method.may_answer_later:
+            # Before it runs: the answer may be quicker than this thread.
+            self._delayed[message_id] = start, args
         try:
             result = method.run(self, message_id, args)
-            if one_way or result is DELAYED:
+            if result is DELAYED:
                 return
-            answer = _encode_reply(message_id, result)
+            answer = None if one_way else _encode_reply(message_id, result)
         except (ConnectionLost, FellBehind):
             raise
         except Exception as error:
             self._log_error(name, error)
-            if one_way:
-                return
-            answer = messages.encode_error(message_id, error)
+            answer = None if one_way else messages.encode_error(message_id, error)
+        if method.may_answer_later:
+            self._delayed.pop(message_id, None)
+        if perf_counter() - start > self._slow:
+            report_slow_call(self, name, args, perf_counter() - start)
+        if one_way:
+            return
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
@@ -280,6 +311,10 @@ class Session:
     def _leave(self):
         if self._reason:
             self.log.warning(self._reason, "client %s: closed: %s", self, self._reason)
+        elif self._since is not None:
+            seconds = time.monotonic() - self._since
+            done = ", ".join(f"{self.counts[key]} {key}" for key in _SUMMARY)
+            logger.info("client %s: left after %.0f s, %s", self, seconds, done)
         else:
             logger.debug("client %s: left", self)
         # Whoever still listens shall find the connection closed, and not be told

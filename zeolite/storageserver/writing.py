@@ -144,10 +144,12 @@ def vote(session, id, message_id):
     def respond(answer):
         # In the vote runner.
         _count_vote(session, answer)
-        session.respond(message_id, "vote", answer)
+        session.respond(message_id, "vote", answer, waited=transaction.waited)
 
+    transaction = None
     try:
-        result = session.transaction(id).vote(respond)
+        transaction = session.transaction(id)
+        result = transaction.vote(respond)
     except Exception as error:
         _count_vote(session, error)
         raise
