@@ -115,6 +115,42 @@ def test_ad_hoc_port_is_on_loopback(tmp_path):
         assert server.address()[0] == "127.0.0.1"
 
 
+def test_all_interfaces_without_tls_are_warned_of(tmp_path, write):
+    write("<zeolite>\naddress 0\n</zeolite>\n<mappingstorage/>\n")
+    with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+        server.address()
+        line = server.wait_for("whoever reaches port .*").string
+        assert "set address to 127.0.0.1:" in line
+        assert "add an ssl section with authenticate" in line
+        assert server.kill() == 0
+
+
+def test_mode_without_a_unix_socket(tmp_path, write):
+    write(
+        "<zeolite>\naddress 127.0.0.1:0\nunix-socket-mode 0660\n</zeolite>\n"
+        "<filestorage>\npath Data.fs\n</filestorage>\n"
+    )
+    with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+        assert server.wait() == 2
+    (line,) = server.lines
+    assert "unix-socket-mode is for a Unix socket" in line
+
+
+def test_server_allows_itself_more_open_files(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 512:
+        pytest.skip("there are few")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+            server.address()
+            now, _ = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert now >= 512
+
+
 def test_unix_socket(tmp_path):
     with running("-a", "./socket", "-f", "Data.fs", cwd=tmp_path) as server:
         server.wait_for(r"serving .* at \./socket$")

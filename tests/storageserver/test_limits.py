@@ -199,6 +199,24 @@ class TestTransactions:
         os.unlink(path + ".index")
         FileStorage(path).close()  # It reads all of it.
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            (b"x" * 65536, b"", {}),
+            (b"", "x" * 65536, {}),
+            (b"", b"", {"x": b"x" * 65536}),
+            (b"", b"", pickle.dumps({"x": b"x" * 65536}, 3)),
+        ],
+        ids=["user", "description", "extension", "pickle"],
+    )
+    def test_long_texts_are_not_kept(self, server, text):
+        with works_before_and_after(server):
+            client = server.connect()
+            client.post("tpc_begin", 1, *text, None, " ")
+            client.ask("ping")
+            assert server.session(client).transactions[1]._metadata is None
+            refused(client, 1, "more than 65535 bytes")
+
     def test_conflicts_for_the_client_fit_into_a_message(self, serve):
         server = serve(client_conflict_resolution=True, max_message_size=2**20)
         with works_before_and_after(server) as other:
@@ -430,9 +448,8 @@ class TestBackgroundCalls:
             theirs = other.call("undoLog", 0, 1)
             storage.gate.set()
             assert other.wait_for(theirs) == [{"id": b"0"}]
-            seen = [m for m in client.seen if m[0] == "reply" and m[1] in running]
-            for call in running[len(seen) :]:
-                client.wait_for(call)
+            while not {m[1] for m in client.seen if m[0] == "reply"} >= {*running}:
+                client.read()
             wait_until(lambda: not self.threads())
             client.ask("undoLog", 0, 1)
 
@@ -450,11 +467,12 @@ class TestBackgroundCalls:
             session = server.session(client)
             sender = threading.Thread(target=self.ask_often, args=(client, 1000))
             sender.start()
-            # All three wait, and so does the session's own thread.
+            # Three wait with a reply, and three behind them.
             channel = session._channel
             wait_until(lambda: session.background_calls == 3 and stuck(channel))
+            wait_until(lambda: session.background_replies == 3)
             assert len(storage.asked) < 1000
-            assert threading.active_count() - count <= 5
+            assert threading.active_count() - count <= 7
             assert len(session.delivery._later) == 0
             client.socket.shutdown(socket.SHUT_RDWR)
             sender.join()
@@ -465,6 +483,34 @@ class TestBackgroundCalls:
         with contextlib.suppress(OSError):
             for _ in range(times):
                 client.call("undoLog", 0, 10_000)
+
+    def test_who_has_a_reply_may_call_again_at_once(self, serve):
+        storage = SlowLog()
+        storage.gate.set()
+        client = serve(storage, max_background_calls=1).connect()
+        for _ in range(500):
+            client.ask("undoLog", 0, 1)
+
+    def test_downloads_that_nobody_takes(self, serve, tmp_path):
+        storage = FileStorage(str(tmp_path / "fs"), blob_dir=str(tmp_path / "blobs"))
+        server = serve(storage, max_background_calls=2)
+        with works_before_and_after(server) as other:
+            client = server.connect()
+            for oid in (1, 2, 3):
+                other.post("tpc_begin", 9, b"", b"", {}, None, " ")
+                other.post("storeBlobStart")
+                other.post("storeBlobChunk", b"x" * 500_000)
+                other.post("storeBlobEnd", p64(oid), z64, RECORD, 9)
+                other.ask("vote", 9)
+                tid = other.ask("tpc_finish", 9)
+                download = client.call("sendBlob", p64(oid), tid, 1)
+                # The window is there when the first chunk is.
+                if oid < 3:
+                    while client.read()[0] != "receiveBlobChunk":
+                        pass
+            with pytest.raises(Failed, match="max-background-calls"):
+                client.wait_for(download)
+            assert len(server.session(client).windows) == 2
 
     def test_no_thread_to_be_had(self, serve, monkeypatch):
         storage = SlowLog()

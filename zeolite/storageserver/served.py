@@ -145,14 +145,24 @@ class Served:
                 answer = function(*args)
             except Exception as error:
                 answer = error
+            # Who has the reply may call again at once, but only so many replies may
+            # wait until they are taken.
+            with self._lock:
+                is_over = session.background_replies < most
+                if is_over:
+                    session.background_calls -= 1
+                    session.background_replies += 1
             try:
                 respond(answer)
             finally:
-                forget()
+                forget(is_over)
 
-        def forget():
+        def forget(is_over=False):
             with self._lock:
-                session.background_calls -= 1
+                if is_over:
+                    session.background_replies -= 1
+                else:
+                    session.background_calls -= 1
                 self._helpers.discard(helper)
 
         helper = self._thread(name, run)

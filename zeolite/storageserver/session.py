@@ -76,8 +76,9 @@ class Session:
         self.upload = None
         #: (oid, serial) -> the `Window` of that blob's download.
         self.windows = {}
-        #: How many helpers it has.  For `Served`, which guards it.
-        self.background_calls = 0
+        #: How many helpers execute calls and send replies.  For `Served`, which
+        #: guards them.
+        self.background_calls = self.background_replies = 0
         self.counts = dict.fromkeys(COUNTS, 0)
         self._slow = options.slow_call or float("inf")
         #: Message id -> (start, arguments) of calls that are answered later.
