@@ -15,7 +15,9 @@ from tests.support.processes import free_port, running
 
 from .test_commandline import store_and_read, write  # noqa: F401
 
-FILE = "<zeolite>\naddress {}\n</zeolite>\n<filestorage>\npath Data.fs\n</filestorage>\n"
+FILE = (
+    "<zeolite>\naddress {}\n</zeolite>\n<filestorage>\npath Data.fs\n</filestorage>\n"
+)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -153,7 +155,9 @@ class TestSocketActivation:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_units_of_the_readme_are_well_formed(tmp_path):
     readme = pathlib.Path(zeolite.__file__).parent.parent / "README.txt"
-    blocks = re.findall(r"(?m)^    # (zeolite\.\w+)\n((?:(?:    .*)?\n)+)", readme.read_text())
+    blocks = re.findall(
+        r"(?m)^    # (zeolite\.\w+)\n((?:(?:    .*)?\n)+)", readme.read_text()
+    )
     units = {name: re.sub("(?m)^    ", "", text) for name, text in blocks}
     assert set(units) == {"zeolite.service", "zeolite.socket"}
     for name, text in units.items():
