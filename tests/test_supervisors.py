@@ -155,7 +155,6 @@ def test_zdaemon(tmp_path):
 
 def test_runner_section_in_the_servers_own_file(tmp_path):
     """Zdaemon and the server may share a file, as with zeoctl."""
-    pytest.importorskip("zdaemon")
     port = free_port()
     text = example("<runner>", tmp_path) + FILE.format(port)
     (tmp_path / "zeolite.conf").write_text(text)
