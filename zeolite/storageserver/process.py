@@ -72,7 +72,7 @@ def serve(configuration):
         logger.info("%s: stopping", name)
         notifier.tell("STOPPING=1", f"STATUS={name}: stopping")
         _heed_impatience(signals, pid_file)
-        return RESTART if number == _SIGHUP else 0
+        return RESTART if number == signal.SIGHUP else 0
     finally:
         server.stop(PATIENCE)
         log.close(PATIENCE)
@@ -80,15 +80,11 @@ def serve(configuration):
         pid_file.remove()
 
 
-# Windows has no such signal.
-_SIGHUP = getattr(signal, "SIGHUP", None)
-
-
 def _signals():
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2}
     # Under nohup it is to be ignored.
-    if signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
-        signals.add(_SIGHUP)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.add(signal.SIGHUP)
     return signals
 
 

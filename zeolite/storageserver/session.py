@@ -303,7 +303,8 @@ class Session:
         self.delivery.catch_up()
 
     def _log_error(self, name, error):
-        if isinstance(error, _EXPECTED) or name == "register":
+        is_expected = isinstance(error, _EXPECTED) and name != "pack"
+        if is_expected or name == "register":
             logger.debug("client %s: %s: %s", self, name, _text(error))
         else:
             cause = f"{name} failed with {type(error).__name__}"
