@@ -15,7 +15,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["zeolite", "zeolite.*"]),
-    package_data={"zeolite": ["*.xml"]},
+    package_data={"zeolite": ["*.xml"], "zeolite.monitor": ["*.html"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "test": [
@@ -23,10 +23,12 @@ setup(
             "hypothesis",
             "manuel",
             "msgpack",
+            "prometheus-client",
             "psutil",
             "pytest",
             "pytest-timeout",
             "ruff",
+            "selenium",
             "trustme",
             "zc.zlibstorage",
             "zope.testing",

@@ -5,6 +5,7 @@ The datatypes named in `schema.xml` (a server's file) and `component.xml` (the
 adds the file and the line.
 """
 
+import dataclasses
 import io
 import pathlib
 import re
@@ -34,6 +35,17 @@ def listen_address(text):
     Without a host, the port is one of all interfaces, as ZEO has it.
     """
     return _address(text, default_host="", lowest=0)
+
+
+def monitor_address(text):
+    """The address of a server's monitor: a pair of host and port.
+
+    Without a host, the port is one of this machine only.
+    """
+    address = _address(text, default_host="127.0.0.1", lowest=0)
+    if isinstance(address, str):
+        raise ValueError(f"{text!r} is a path; write HOST:PORT or PORT")
+    return address
 
 
 def client_address(text):
@@ -127,6 +139,7 @@ class ServerSection:
             transaction_timeout=section.transaction_timeout,
             client_conflict_resolution=section.client_conflict_resolution,
             keep_alive=section.keep_alive,
+            monitor_address=section.monitor_address,
         )
 
 
@@ -272,6 +285,21 @@ def server_settings(settings):
     text = f"<zeolite>\naddress 0\n{settings}\n</zeolite>\n<mappingstorage/>\n"
     section = ServerConfiguration("zeo_conf", text).section
     return section.options, section.tls
+
+
+def with_monitor(options, address):
+    """Return `ServerOptions` with a monitor at `address`.
+
+    That is a port (int) on this machine, a pair of host and port, or text as in a
+    file.
+    """
+    if options.monitor_address is not None:
+        raise ConfigurationError(
+            "there is a monitor-address in zeo_conf, and the argument as well"
+        )
+    if not isinstance(address, tuple):
+        address = monitor_address(str(address))
+    return dataclasses.replace(options, monitor_address=address)
 
 
 def server_context(context, settings):

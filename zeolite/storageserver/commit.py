@@ -25,11 +25,12 @@ import enum
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 
 from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
 from ZODB.utils import maxtid
 
+from .measures import COMMIT_BOUNDS, Histogram
 from .staging import Staging
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class CommitLock:
         self._holder = None
         self._since = None
         self._handed_over = None
-        self._queue = deque()
+        self._queue = OrderedDict()  # who -> since when (`time.monotonic` seconds)
+        self._waits = Histogram(COMMIT_BOUNDS)
+        self._holds = Histogram(COMMIT_BOUNDS)
         self._closed = False
 
     @property
@@ -61,34 +64,34 @@ class CommitLock:
         """How many wait for it."""
         return len(self._queue)
 
-    def acquire(self, who):
+    def acquire(self, who, now=None):
         """Return True if the lock is now `who`'s, False if it is in the queue.
 
-        Then `next` returns it once the lock is its own.
+        Then `next` returns it once the lock is its own.  `now` is the time
+        (`time.monotonic` seconds) for callers that know it.
         """
         with self._lock:
+            now = time.monotonic() if now is None else now
             if self._holder is None:
-                self._hold(who)
+                self._hold(who, now, now)
                 return True
-            self._queue.append(who)
+            self._queue[who] = now
             return False
 
     def withdraw(self, who):
         """Take `who` out of the queue; return False if it is not in there."""
         with self._lock:
-            try:
-                self._queue.remove(who)
-            except ValueError:
-                return False
-            return True
+            return self._queue.pop(who, None) is not None
 
-    def release(self, who):
-        """Give the lock to the first in the queue."""
+    def release(self, who, now=None):
+        """Give the lock to the first in the queue.  `now` as in `acquire`."""
         with self._lock:
             assert self._holder is who, "released by somebody who had it not"
+            now = time.monotonic() if now is None else now
+            self._holds.observe(now - self._since)
             self._holder = self._since = None
             if self._queue:
-                self._hold(self._queue.popleft())
+                self._hold(*self._queue.popitem(last=False), now)
                 self._handed_over = self._holder
                 self._turn.notify()
 
@@ -122,6 +125,18 @@ class CommitLock:
                 self._alarm.wait(left)
             return None
 
+    def look(self):
+        """Return who has it, who waits for it, and how long all had to.
+
+        The first two are pairs of who and since when (`time.monotonic` seconds);
+        of the holder or None, and a list.  The others are the `Histogram` of waits
+        that got it, those of no time included, and of how long it was held.
+        """
+        with self._lock:
+            holder = self._holder and (self._holder, self._since)
+            queue = list(self._queue.items())
+            return holder, queue, self._waits.copy(), self._holds.copy()
+
     def close(self):
         """End `next` and `expired`."""
         with self._lock:
@@ -129,9 +144,10 @@ class CommitLock:
             self._turn.notify()
             self._alarm.notify()
 
-    def _hold(self, who):
+    def _hold(self, who, asked, now):
         self._holder = who
-        self._since = time.monotonic()
+        self._since = now
+        self._waits.observe(now - asked)
 
 
 class State(enum.Enum):
@@ -154,7 +170,8 @@ class Transaction:
     """
 
     def __init__(self, session, metadata, tid=None, status=" "):
-        self._session = session
+        #: Whose it is.
+        self.session = session
         self._served = session.served
         self._storage = session.storage
         self._metadata = metadata
@@ -168,6 +185,7 @@ class Transaction:
         self._changed = {}
         self._error = None
         self._respond = None
+        self._asked = None  # When its vote was asked for first.
         self._entry = None
         self._lock = threading.Lock()  # Guards the two below.
         self._state = State.STAGING
@@ -176,6 +194,11 @@ class Transaction:
     @property
     def has_ended(self):
         return self._state is State.ENDED
+
+    @property
+    def state(self):
+        """What it is doing, a text for people."""
+        return self._state.value
 
     # The session's own thread.
 
@@ -216,6 +239,9 @@ class Transaction:
         If the commit lock is taken the answer comes later: `respond` is called
         by the vote runner with the result, or with an exception.
         """
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
         with self._lock:
             again = self._expect(State.STAGING, State.RESOLVING) is State.RESOLVING
             if self._error is None:
@@ -225,7 +251,7 @@ class Transaction:
             self.abort("its vote failed")
             raise error
         self._respond = respond
-        if not again and not self._served.commit_lock.acquire(self):
+        if not again and not self._served.commit_lock.acquire(self, now):
             return DELAYED
         return self._vote()
 
@@ -247,8 +273,10 @@ class Transaction:
             self._end()
             raise
         log.publish(self._entry)
-        self._end()
-        self._served.dispatcher.wake(self._session.delivery)
+        now = time.monotonic()
+        self._served.commit_times.observe(now - self._asked)
+        self._end(now)
+        self._served.dispatcher.wake(self.session.delivery)
         return self._entry.tid, self._entry
 
     # The vote runner.
@@ -291,7 +319,7 @@ class Transaction:
         """End it, and the client's connection, because it took too long."""
         why = f"it was not finished within {seconds:g} seconds of getting the lock"
         if self.abort(why):
-            self._session.end(f"its transaction was aborted: {why}")
+            self.session.end(f"its transaction was aborted: {why}")
 
     # Whoever holds the commit lock.
 
@@ -353,13 +381,13 @@ class Transaction:
 
     def _reserve(self, tid):
         self._entry = self._served.log.reserve(
-            tid, list(self._oids), self._session.delivery
+            tid, list(self._oids), self.session.delivery
         )
 
-    def _end(self):
+    def _end(self, now=None):
         with self._lock:
             self._state = State.ENDED
-        self._served.commit_lock.release(self)
+        self._served.commit_lock.release(self, now)
         self._staging.close()
 
     def _expect(self, *states):

@@ -39,7 +39,7 @@ class Listener:
             _remove_stale(address)
             server_class = _UnixServer
         else:
-            server_class = _TCPServer
+            server_class = TCPServer
         self._server = server_class(address, self._talk)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="zeolite-listener", daemon=True
@@ -137,7 +137,7 @@ class _Server:
         self.server_close()
 
 
-class _TCPServer(_Server, socketserver.ThreadingTCPServer):
+class TCPServer(_Server, socketserver.ThreadingTCPServer):
     def __init__(self, address, handler):
         host, port = address
         self.address_family = _family(host, port)

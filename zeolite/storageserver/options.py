@@ -37,5 +37,9 @@ class ServerOptions:
     #: system's own, much longer times.
     keep_alive: float = 30
 
+    #: Where to tell people and programs how it goes, over HTTP: (host, port), or
+    #: None for nowhere.
+    monitor_address: tuple[str, int] | None = None
+
     #: Bytes that a registered client may send in one message.
     max_message_size: int = DEFAULT_LIMIT

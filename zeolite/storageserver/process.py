@@ -36,6 +36,10 @@ def serve(configuration):
     storages = _open_storages(configuration)
     try:
         server = StorageServer(section.address, storages, section.options, tls)
+    except ConfigurationError as error:  # The monitor's.
+        _close(storages)
+        line = configuration.line_of_key("monitor-address")
+        raise configuration.error(str(error), line) from error
     except (OSError, UnicodeError) as error:
         _close(storages)
         where = format_address(section.address)

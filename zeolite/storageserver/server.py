@@ -25,7 +25,8 @@ class StorageServer:
     server closes when it stops; `options` is a `ServerOptions`; `tls` is the
     `ssl.SSLContext` that clients have to agree with, or None for no encryption.
 
-    Raises `OSError` where the address cannot be had; the storages are left open.
+    Raises `OSError` where the address cannot be had, and `ConfigurationError` for
+    the monitor's; the storages are left open.
     """
 
     def __init__(self, address, storages, options=None, tls=None):
@@ -33,12 +34,41 @@ class StorageServer:
         self._served = {
             name: Served(name, storage, options) for name, storage in storages.items()
         }
-        self._listener = Listener(address, self._served, options, tls)
+        self._stopping = False
+        self._monitor = None
+        if options.monitor_address is not None:
+            # Not needed by who has no monitor.
+            from ..monitor.pages import Monitor
+
+            self._monitor = Monitor(options.monitor_address, self)
+        try:
+            self._listener = Listener(address, self._served, options, tls)
+        except BaseException:
+            if self._monitor is not None:
+                self._monitor.close()
+            raise
 
     @property
     def address(self):
         """Where clients find it: (host, real port) or a path."""
         return self._listener.address
+
+    @property
+    def monitor_address(self):
+        """Where the monitor listens: (host, real port), or None."""
+        return self._monitor and self._monitor.address
+
+    @property
+    def storages(self):
+        """What it serves, a list of `Served`."""
+        return list(self._served.values())
+
+    def trouble(self):
+        """Return why it does not serve as it should, None if it does.  Any thread."""
+        if self._stopping:
+            return "the server stops"
+        troubles = [served.trouble() for served in self.storages]
+        return "; ".join(filter(None, troubles)) or None
 
     def start(self):
         """Begin to serve; returns at once.  Notifies `interfaces.Serving`."""
@@ -57,6 +87,8 @@ class StorageServer:
                 "whoever reaches %s may connect; set authenticate to change that",
                 format_address(self.address),
             )
+        if self._monitor is not None:
+            self._monitor.start()
         ZODB.event.notify(Serving(self, self.address))
 
     def use_tls(self, tls):
@@ -74,8 +106,11 @@ class StorageServer:
         storage is left open for the end of the process.  Notifies
         `interfaces.Closed`.
         """
+        self._stopping = True
         self._listener.stop(PATIENCE)
         for served in self._served.values():
             served.close(patience)
+        if self._monitor is not None:
+            self._monitor.close()
         logger.info("stopped serving at %s", format_address(self.address))
         ZODB.event.notify(Closed(self))

@@ -26,13 +26,17 @@ from .commit import DELAYED
 from .delivery import Delivery
 from .invalidation import FellBehind
 from .iterators import Iterators
-from .served import COUNTS
+from .measures import LOAD_BOUNDS, OWN, Histogram
 
 logger = logging.getLogger(__name__)
 
 
 #: How a client begins that speaks TLS.  As the size of a frame it is too large.
 _TLS = b"\x16\x03"
+
+#: One load in 16 is timed, each client's first included: the clock is slow for what
+#: takes 10 microseconds.
+_UNTIMED = 0b1111
 
 #: Errors that are part of a client's normal life, not worth a traceback.
 _EXPECTED = (POSError, KeyError, TransientError, ConnectionLost)
@@ -66,12 +70,39 @@ class Session:
         self.upload = None
         #: (oid, serial) -> the `Window` of that blob's download.
         self.windows = {}
-        self.counts = dict.fromkeys(COUNTS, 0)
+        #: Written as `measures.OWN` says.
+        self.counts = dict.fromkeys(OWN, 0)
+        #: How long loads took, if there is a monitor.
+        self.load_times = None
 
     def __str__(self):
         return f"{self._label} ({self._address})" if self._label else self._address
 
+    @property
+    def address(self):
+        """Where the client is, a text for people."""
+        return self._address
+
+    @property
+    def label(self):
+        """What the client calls itself, or None."""
+        return self._label
+
     # Any thread.
+
+    def tally(self):
+        """Return what was done for the client, a dictionary of `measures.KEYS`."""
+        channel = self._channel
+        return {
+            **self.counts,
+            "bytes_received": channel.bytes_received,
+            "bytes_sent": channel.bytes_sent,
+        }
+
+    @property
+    def is_stalled(self):
+        """Whether the client has not taken yet what it was sent."""
+        return self._channel.is_stalled
 
     def end(self, reason):
         """Break the connection; the session's own thread does the rest."""
@@ -117,6 +148,8 @@ class Session:
         self.iterators = Iterators(self.storage)
         self._frames.limit = self._options.max_message_size
         self._deadline = None
+        if self._options.monitor_address is not None:
+            self.load_times = Histogram(LOAD_BOUNDS)
         self.served = served
         tid = self.delivery.attach(served.log)
         served.add(self)
@@ -126,6 +159,18 @@ class Session:
     def set_label(self, label):
         """Have the log show a text for this client."""
         self._label = ascii(label)[1:-1][:200]  # No line breaks in the log.
+        self.served.rename(self)
+
+    def load(self, function, *args):
+        """Call a function that loads; return its result."""
+        is_timed = self.load_times and not self.counts["loads"] & _UNTIMED
+        started = time.perf_counter()
+        self.counts["loads"] += 1
+        try:
+            return function(*args)
+        finally:
+            if is_timed:
+                self.load_times.observe(time.perf_counter() - started)
 
     def check_writable(self):
         """Raise `ReadOnlyError` unless this client may write."""
@@ -209,6 +254,12 @@ class Session:
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.
         self.delivery.catch_up()
+        times = self.load_times
+        if times is not None:
+            if self.counts["loads"] & _UNTIMED:
+                times = None
+            else:
+                started = time.perf_counter()
         try:
             self.counts["loads"] += 1
             found = self.storage.loadBefore(oid, tid)
@@ -216,6 +267,8 @@ class Session:
         except Exception as error:
             self._log_error("loadBefore", error)
             answer = messages.encode_error(message_id, error)
+        if times is not None:
+            times.observe(time.perf_counter() - started)
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
@@ -262,6 +315,7 @@ class Session:
             window.close()
         try:
             for transaction in self.transactions.values():
+                self.counts["aborts"] += 1
                 transaction.abort("its client is gone")
             if self.iterators is not None:
                 self.iterators.close()
