@@ -4,6 +4,7 @@ Counting is cheap because every number has one writer at a time and no lock of i
 own.  Whoever reads may find a number that is one behind, never a torn one.
 """
 
+import time
 from bisect import bisect_left
 from collections import OrderedDict
 
@@ -137,3 +138,37 @@ class Accounts:
                 self._others.add(account.past)
                 return True
         return False
+
+
+class Seat:
+    """A session's place among those of its storage.
+
+    `account` is where what it has done belongs, less what it had done `before`.
+    """
+
+    __slots__ = ("account", "before", "number", "since")
+
+    def __init__(self, number, account):
+        self.number = number
+        self.account = account
+        self.before = None
+        self.since = time.monotonic()
+
+
+class Look:
+    """What has been done up to now.
+
+    `ever` is how many sessions there were; `sessions` maps those that there are to
+    (number, since when in `time.monotonic` seconds, tally); `accounts` is a list
+    of `Account`, in which they are contained; `load_times` is a `Histogram`.
+    """
+
+    def __init__(self, ever, sessions, accounts, load_times):
+        self.ever = ever
+        self.sessions = sessions
+        self.accounts = accounts
+        self.load_times = load_times
+
+    def total(self):
+        """Return what all have done, a dictionary of `measures.KEYS`."""
+        return {key: sum(a.past[key] for a in self.accounts) for key in KEYS}

@@ -20,12 +20,13 @@ from .invalidation import InvalidationLog
 from .measures import (
     COMMIT_BOUNDS,
     COUNTS,
-    KEYS,
     LOAD_BOUNDS,
     VERIFICATIONS,
     Account,
     Accounts,
     Histogram,
+    Look,
+    Seat,
 )
 from .options import ServerOptions
 
@@ -80,7 +81,7 @@ class Served:
         self._next_size = 0
         self._size_costs = deque([0, 0, 0], maxlen=3)
         self._lock = threading.Lock()
-        self._sessions = {}  # session -> its `_Seat`
+        self._sessions = {}  # session -> its `Seat`
         self._accounts = Accounts()
         self._load_times = Histogram(LOAD_BOUNDS)  # Of those who are gone.
         self._ever = 0  # How many sessions there were.
@@ -168,7 +169,7 @@ class Served:
         with self._lock:
             self._ever += 1
             account = self._accounts.open(_host(session))
-            self._sessions[session] = _Seat(self._ever, account)
+            self._sessions[session] = Seat(self._ever, account)
         self.dispatcher.add(session.delivery)
 
     def discard(self, session):
@@ -394,40 +395,6 @@ class Served:
                 late.expire(timeout)
             except Exception:
                 logger.exception("storage %s: a timeout failed", self.name)
-
-
-class _Seat:
-    """A session's place among those of its storage.
-
-    `account` is where what it has done belongs, less what it had done `before`.
-    """
-
-    __slots__ = ("account", "before", "number", "since")
-
-    def __init__(self, number, account):
-        self.number = number
-        self.account = account
-        self.before = None
-        self.since = time.monotonic()
-
-
-class Look:
-    """What has been done up to now.
-
-    `ever` is how many sessions there were; `sessions` maps those that there are to
-    (number, since when in `time.monotonic` seconds, tally); `accounts` is a list
-    of `Account`, in which they are contained; `load_times` is a `Histogram`.
-    """
-
-    def __init__(self, ever, sessions, accounts, load_times):
-        self.ever = ever
-        self.sessions = sessions
-        self.accounts = accounts
-        self.load_times = load_times
-
-    def total(self):
-        """Return what all have done, a dictionary of `measures.KEYS`."""
-        return {key: sum(a.past[key] for a in self.accounts) for key in KEYS}
 
 
 def _host(session):
