@@ -6,11 +6,14 @@ import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from ZODB.blob import Blob
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError
 from ZODB.utils import maxtid, p64
 
+import zeolite
+from tests.support.blocking import BlockingStorage
 from tests.support.rawclient import Failed, RawClient
 from zeolite.storageserver.measures import MOST_NAMES, OTHERS, Accounts, Histogram
 
@@ -212,6 +215,57 @@ def test_transactions_of_a_client_that_vanishes_are_aborts(server):
     status = server.status()
     assert (status["aborts"], status["commits"]) == (2, 0)
     assert sum(status["lock_hold"]["counts"]) == 1
+
+
+def test_conflict_of_a_client_that_has_left_meanwhile(serve):
+    """Its vote had to wait, so another thread runs it, and counts."""
+    storage = BlockingStorage()
+    server = serve(storage)
+    first, second = server.connect(), server.connect()
+    first.begin(1)
+    first.ask("vote", 1)
+    second.post("set_client_label", "leaves")
+    second.begin(1, oids=(2,))
+    second.call("vote", 1)
+    until(lambda: server.served.commit_lock.waiting == 1)
+    gate = storage.gate("before tpc_vote")
+    first.ask("tpc_finish", 1)
+    gate.wait_until_reached()
+    second.close()
+    until(lambda: server.status()["connections"] == 1)
+    before = server.status()
+    assert (before["conflicts"], before["aborts"]) == (0, 1)
+    gate.open(ConflictError())
+    until(lambda: server.status()["conflicts"] == 1)
+    found = metrics(server)
+    names = [v for k, v in found.items() if k[0] == "zeolite_client_conflicts_total"]
+    assert sum(names) == 1
+    assert first.ask("server_status")["conflicts"] == 1
+
+
+def test_blobs(serve, tmp_path):
+    data, blobs = str(tmp_path / "Data.fs"), str(tmp_path / "blobs")
+    server = serve(FileStorage(data, blob_dir=blobs))
+    for number in range(2):
+        cache = str(tmp_path / f"cache{number}")
+        db = zeolite.DB(server.address, blob_dir=cache, client_label="b")
+        with db.transaction() as connection:
+            if number == 0:
+                connection.root()["blobs"] = [Blob(b"x" * 100_000) for _ in range(5)]
+            else:
+                for blob in connection.root()["blobs"]:
+                    with blob.open() as file:
+                        assert len(file.read()) == 100_000
+        db.close()
+    until(lambda: not server.status()["connections"])
+    found = metrics(server)
+    assert found["zeolite_blob_loads_total",] == 5
+    assert found["zeolite_loads_total",] > 5
+    loads = [v for k, v in found.items() if k[0] == "zeolite_client_loads_total"]
+    assert sum(loads) == found["zeolite_loads_total",]
+    assert found["zeolite_stores_total",] == 7  # And the root, twice.
+    assert found["zeolite_received_bytes_total",] > 500_000
+    assert found["zeolite_sent_bytes_total",] > 500_000
 
 
 def test_who_holds_the_lock_and_who_waits(server):
