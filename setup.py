@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["zeolite", "zeolite.*"]),
-    package_data={"zeolite": ["*.xml"]},
+    package_data={"zeolite": ["*.xml"], "zeolite.monitor": ["*.html"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "test": [
@@ -25,10 +25,12 @@ setup(
             "hypothesis",
             "manuel",
             "msgpack",
+            "prometheus-client",
             "psutil",
             "pytest",
             "pytest-timeout",
             "ruff",
+            "selenium",
             "supervisor",
             "trustme",
             "zc.zlibstorage",

@@ -54,6 +54,7 @@ def server(
     port=0,
     host="127.0.0.1",
     ssl=None,
+    monitor_address=None,
 ):
     """Serve a storage in this process; return (address, stop).
 
@@ -78,6 +79,10 @@ def server(
     ssl
         An `ssl.SSLContext` for the server's side of TLS.  Without it there is no
         encryption.
+    monitor_address
+        Where to tell how the server is, over HTTP: a port (int) on 127.0.0.1, a pair
+        of host and port, or text as in a configuration.  With port 0 the log has the
+        real one.  Without it there is no such server.
 
     Raises `zeolite.errors.ConfigurationError` for settings that cannot work, and
     whatever opening the storage or the address raises.
@@ -86,6 +91,8 @@ def server(
     from .storageserver.server import StorageServer
 
     options, settings = config.server_settings(zeo_conf)
+    if monitor_address is not None:
+        options = config.with_monitor(options, monitor_address)
     tls = config.server_context(ssl, settings)
     storage = config.open_storage(path, blob_dir, storage_conf)
     try:

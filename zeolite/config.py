@@ -41,6 +41,17 @@ def listen_address(text):
     return _address(text, default_host="", lowest=0)
 
 
+def monitor_address(text):
+    """The address of a server's monitor: a pair of host and port.
+
+    Without a host, the port is one of this machine only.
+    """
+    address = _address(text, default_host="127.0.0.1", lowest=0)
+    if isinstance(address, str):
+        raise ValueError(f"{text!r} is a path; write HOST:PORT or PORT")
+    return address
+
+
 def client_address(text):
     """The address that a client connects to: a pair of host and port, or a path."""
     return _address(text, default_host="127.0.0.1", lowest=1)
@@ -346,6 +357,21 @@ def server_settings(settings):
     text = f"<zeolite>\naddress 0\n{settings}\n</zeolite>\n<mappingstorage/>\n"
     section = ServerConfiguration("zeo_conf", text).section
     return section.options, section.tls
+
+
+def with_monitor(options, address):
+    """Return `ServerOptions` with a monitor at `address`.
+
+    That is a port (int) on this machine, a pair of host and port, or text as in a
+    file.
+    """
+    if options.monitor_address is not None:
+        raise ConfigurationError(
+            "there is a monitor-address in zeo_conf, and the argument as well"
+        )
+    if not isinstance(address, tuple):
+        address = monitor_address(str(address))
+    return dataclasses.replace(options, monitor_address=address)
 
 
 def server_context(context, settings):

@@ -56,6 +56,22 @@ def with_blobs(bench, system):
         yield target
 
 
+@contextlib.contextmanager
+def with_and_without_monitor(bench, system):
+    """Two servers of the same content; the second's monitor is asked each second."""
+    scratch = bench.scratch
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for monitored in (False, True):
+            made = serving(scratch, system, bench.records(), monitored=monitored)
+            targets.append(stack.enter_context(made)[0])
+        address = targets[1]["monitor"]
+        scraper = stack.enter_context(Worker(scratch, "scrape", port=address))
+        scraper.wait_until_ready()
+        scraper.go()
+        yield {"system": system, "targets": targets}
+
+
 def with_idle_clients(count):
     """A database of records, and so many clients that do nothing."""
 

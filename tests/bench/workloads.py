@@ -21,12 +21,13 @@ from .setups import (
     name_only,
     records,
     records_over_tls,
+    with_and_without_monitor,
     with_blobs,
     with_floor_on,
     with_idle_clients,
 )
 from .sizes import QUICK
-from .systems import FILE_STORAGE, FLOOR, SERVERS, SYSTEMS, serving
+from .systems import FILE_STORAGE, FLOOR, SERVERS, SYSTEMS, ZEOLITE, serving
 
 MILLI = 1e3
 MICRO = 1e6
@@ -147,6 +148,26 @@ def _percentile(values, percent):
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
+def _cost_of_monitoring(bench, target):
+    """How much longer it takes with a monitor that is asked, in percent.
+
+    The fastest of some short turns of each: what else happens only adds to it.
+    """
+    sizes, found = bench.sizes, []
+    loads = "cold_loads", {"threads": 4, "count": sizes.loads}
+    commits = "commits", {"objects": 1, "count": sizes.commits, "warm_up": 20}
+    for job, parameters in (loads, commits):
+        best = [math.inf, math.inf]
+        for number in range(2 * sizes.turns):
+            which = (number + number // 2) % 2  # 0 1 1 0 ...
+            server = target["targets"][which]
+            [result] = run_jobs(bench.scratch, (job, {"target": server, **parameters}))
+            seconds = result[1] - result[0] if job == "cold_loads" else result
+            best[which] = min(best[which], seconds)
+        found.append((best[1] / best[0] - 1) * 100)
+    return found
+
+
 def _blobs(bench, target):
     if target["system"] == FLOOR:
         [seconds] = run_jobs(bench.scratch, ("copy", {"size": bench.sizes.blob}))
@@ -243,6 +264,15 @@ WORKLOADS = [
         SERVERS,
         records_over_tls,
         _large_commits,
+    ),
+    Workload(
+        (
+            "cost of monitoring, cold loads, 4 threads, %",
+            "cost of monitoring, commit of 1 object, %",
+        ),
+        (ZEOLITE,),
+        with_and_without_monitor,
+        _cost_of_monitoring,
     ),
     Workload(("server memory per idle client, KiB",), SERVERS, name_only, _memory),
     Workload(

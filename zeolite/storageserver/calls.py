@@ -69,17 +69,17 @@ def _last_transaction(session):
 
 def _get_invalidations(session, tid):
     delivery = session.delivery
-    return session.served.changed_since(tid, delivery.cursor, delivery.tid)
+    how, changed = session.served.changed_since(tid, delivery.cursor, delivery.tid)
+    session.counts[how] += 1
+    return changed
 
 
 def _load_before(session, oid, tid):
-    session.counts["loads"] += 1
-    return session.storage.loadBefore(oid, tid)
+    return session.load(session.storage.loadBefore, oid, tid)
 
 
 def _load_serial(session, oid, serial):
-    session.counts["loads"] += 1
-    return session.storage.loadSerial(oid, serial)
+    return session.load(session.storage.loadSerial, oid, serial)
 
 
 def _get_tid(session, oid):
@@ -88,7 +88,7 @@ def _get_tid(session, oid):
 
 
 def _send_blob(session, oid, serial, room=None):
-    session.counts["loads"] += 1
+    session.served.count(session, "blob_loads")
     blobs.send(session, oid, serial, room)
 
 

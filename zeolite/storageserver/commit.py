@@ -25,12 +25,13 @@ import enum
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from functools import partial
 
 from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
 from ZODB.utils import maxtid
 
+from .measures import COMMIT_BOUNDS, Histogram
 from .staging import MEMORY, Staging
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ class CommitLock:
         self._holder = None
         self._since = None
         self._handed_over = None
-        self._queue = deque()
+        self._queue = OrderedDict()  # who -> since when (`time.monotonic` seconds)
+        self._waits = Histogram(COMMIT_BOUNDS)
+        self._holds = Histogram(COMMIT_BOUNDS)
         self._closed = False
 
     @property
@@ -62,35 +65,38 @@ class CommitLock:
         """How many wait for it."""
         return len(self._queue)
 
-    def acquire(self, who):
+    def acquire(self, who, now=None):
         """Return True if the lock is now `who`'s, False if it is in the queue.
 
-        Then `next` returns it once the lock is its own.
+        Then `next` returns it once the lock is its own.  `now` is the time
+        (`time.monotonic` seconds) for callers that know it.
         """
         with self._lock:
+            now = time.monotonic() if now is None else now
             if self._holder is None:
-                self._hold(who)
+                self._hold(who, now, now)
                 return True
-            self._queue.append(who)
+            self._queue[who] = now
             return False
 
     def withdraw(self, who):
         """Take `who` out of the queue; return False if it is not in there."""
         with self._lock:
-            try:
-                self._queue.remove(who)
-            except ValueError:
-                return False
-            return True
+            return self._queue.pop(who, None) is not None
 
-    def release(self, who):
-        """Give the lock to the first in the queue; return for how long it was held."""
+    def release(self, who, now=None):
+        """Give the lock to the first in the queue; return for how long it was held.
+
+        `now` as in `acquire`.
+        """
         with self._lock:
             assert self._holder is who, "released by somebody who had it not"
-            held = time.monotonic() - self._since
+            now = time.monotonic() if now is None else now
+            held = now - self._since
+            self._holds.observe(held)
             self._holder = self._since = None
             if self._queue:
-                self._hold(self._queue.popleft())
+                self._hold(*self._queue.popitem(last=False), now)
                 self._handed_over = self._holder
                 self._turn.notify()
             return held
@@ -126,9 +132,16 @@ class CommitLock:
             return None
 
     def look(self):
-        """Return who has it, since when, and who waits, in their order."""
+        """Return who has it, who waits for it, and how long all had to.
+
+        The first two are pairs of who and since when (`time.monotonic` seconds);
+        of the holder or None, and a list.  The others are the `Histogram` of waits
+        that got it, those of no time included, and of how long it was held.
+        """
         with self._lock:
-            return self._holder, self._since, list(self._queue)
+            holder = self._holder and (self._holder, self._since)
+            queue = list(self._queue.items())
+            return holder, queue, self._waits.copy(), self._holds.copy()
 
     def pause(self, seconds):
         """Wait for so long; return False at once when the lock is closed."""
@@ -143,9 +156,10 @@ class CommitLock:
             self._turn.notify()
             self._alarm.notify_all()
 
-    def _hold(self, who):
+    def _hold(self, who, asked, now):
         self._holder = who
-        self._since = time.monotonic()
+        self._since = now
+        self._waits.observe(now - asked)
 
 
 class State(enum.Enum):
@@ -168,7 +182,8 @@ class Transaction:
     """
 
     def __init__(self, session, metadata, tid=None, status=" "):
-        self._session = session
+        #: Whose it is.
+        self.session = session
         self._served = session.served
         self._storage = session.storage
         self._metadata = metadata
@@ -190,9 +205,9 @@ class Transaction:
         self._entry = None
         # When the client has last said something about it.  Read by any thread.
         self._touched = time.monotonic()
-        #: When it asked for the commit lock (`time.monotonic` seconds), and how long
-        #: it had to wait for it.
-        self.asked = None
+        # When its vote was asked for first (`time.monotonic` seconds).
+        self._asked = None
+        #: Seconds that it had to wait for the commit lock.
         self.waited = 0
         self._lock = threading.Lock()  # Guards the three below.
         self._state = State.STAGING
@@ -201,15 +216,15 @@ class Transaction:
         self._why = None
 
     def __str__(self):
-        return f"client {self._session}"
+        return f"client {self.session}"
 
     @property
     def has_ended(self):
         return self._state is State.ENDED
 
     @property
-    def progress(self):
-        """How far it is, for the log."""
+    def state(self):
+        """What it is doing, a text for people."""
         return self._state.value
 
     @property
@@ -262,6 +277,9 @@ class Transaction:
         If the commit lock is taken the answer comes later: `respond` is called
         by the vote runner with the result, or with an exception.
         """
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
         with self._lock:
             again = self._expect(State.STAGING, State.RESOLVING) is State.RESOLVING
             if self._error is None:
@@ -271,11 +289,9 @@ class Transaction:
             self.abort("its vote failed")
             raise error
         self._respond = respond
-        if not again:
-            self.asked = time.monotonic()
-            if not self._served.commit_lock.acquire(self):
-                self._served.reports.queued(self)
-                return DELAYED
+        if not again and not self._served.commit_lock.acquire(self, now):
+            self._served.reports.queued(self)
+            return DELAYED
         return self._vote()
 
     def finish(self):
@@ -297,15 +313,17 @@ class Transaction:
             self._end()
             raise
         log.publish(self._entry)
-        self._end()
-        self._served.dispatcher.wake(self._session.delivery)
+        now = time.monotonic()
+        self._served.commit_times.observe(now - self._asked)
+        self._end(now)
+        self._served.dispatcher.wake(self.session.delivery)
         return self._entry.tid, self._entry
 
     # The vote runner.
 
     def run_vote(self):
         """Vote now, having got the commit lock, and respond."""
-        self.waited = time.monotonic() - self.asked
+        self.waited = time.monotonic() - self._asked
         try:
             answer = self._vote()
         except Exception as error:
@@ -359,7 +377,7 @@ class Transaction:
         """End it, and the client's connection, because it took too long."""
         why = f"it was not finished within {seconds:g} seconds of getting the lock"
         if self.abort(why):
-            self._session.end(f"its transaction was aborted: {why}")
+            self.session.end(f"its transaction was aborted: {why}")
 
     # Whoever holds the commit lock.
 
@@ -427,13 +445,13 @@ class Transaction:
 
     def _reserve(self, tid):
         self._entry = self._served.log.reserve(
-            tid, list(self._oids), self._session.delivery
+            tid, list(self._oids), self.session.delivery
         )
 
-    def _end(self):
+    def _end(self, now=None):
         with self._lock:
             self._state = State.ENDED
-        self._served.release(self)
+        self._served.release(self, now)
         self._staging.close()
 
     def _expect(self, *states):

@@ -63,6 +63,11 @@ class Delivery:
         """The number of the log's next entry for this connection."""
         return self._cursor
 
+    @property
+    def is_idle(self):
+        """Whether the session's own thread waits for the next call."""
+        return self._idle
+
     # The session's own thread.
 
     def attach(self, log):

@@ -25,8 +25,8 @@ class Listener:
     `address` is a pair of host and port, or the path of a Unix socket.
     `storages` maps names to `Served`, and `log` is a `SparseLog`.  The socket is
     bound when the listener is made, which raises `OSError` where that is impossible;
-    accepting begins with `start`.  `tls` is the `ssl.SSLContext` of clients that connect from now on, or
-    None; any thread may set another one.  `sock` is a socket that listens there
+    accepting begins with `start`.  `tls` is the `ssl.SSLContext` of clients that
+    connect from now on, or None; any thread may set another one.  `sock` is a socket that listens there
     already, and may go on to do so after `stop`.
     """
 
@@ -41,14 +41,13 @@ class Listener:
         admission = Admission(
             options.max_connections, options.max_connections_per_address
         )
+        arguments = address, self._talk, log, admission, sock
         if isinstance(address, str):
             if sock is None:
                 _remove_stale(address)
-            mode = options.unix_socket_mode
-            mode = OWNER_ONLY if mode is None else mode
-            self._server = _UnixServer(address, self._talk, admission, log, mode, sock)
+            self._server = _UnixServer(*arguments, mode=options.unix_socket_mode)
         else:
-            self._server = _TCPServer(address, self._talk, admission, log, sock)
+            self._server = TCPServer(*arguments)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="zeolite-listener", daemon=True
         )
@@ -112,7 +111,12 @@ class Listener:
 
 
 class _Server:
-    """What the servers for TCP and Unix sockets share."""
+    """What the servers for TCP and Unix sockets share.
+
+    `handler(socket, address, server)` is called in a thread of each client's own;
+    `log` is a `SparseLog`; `admission` says who may connect, None for anybody; `sock`
+    is a socket that listens already.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
@@ -123,9 +127,9 @@ class _Server:
     # Whether the listening socket is another process's as well.
     _is_shared = False
 
-    def __init__(self, address, handler, admission, log, sock):
-        self._admission = admission
+    def __init__(self, address, handler, log, admission=None, sock=None):
         self._log = log
+        self._admission = admission or Admission(0, 0)
         super().__init__(address, handler, bind_and_activate=sock is None)
         if sock is not None:
             self._adopt(sock)
@@ -195,19 +199,21 @@ class _Server:
         self.server_close()
 
 
-class _TCPServer(_Server, socketserver.ThreadingTCPServer):
-    def __init__(self, address, handler, admission, log, sock):
+class TCPServer(_Server, socketserver.ThreadingTCPServer):
+    """Listens at a pair of host and port; other arguments as in `_Server`."""
+
+    def __init__(self, address, handler, log, admission=None, sock=None):
         if sock is None:
             self.address_family = _family(*address)
-        super().__init__(address, handler, admission, log, sock)
+        super().__init__(address, handler, log, admission, sock)
 
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
     _inode = None
 
-    def __init__(self, address, handler, admission, log, mode, sock):
-        self._mode = mode
-        super().__init__(address, handler, admission, log, sock)
+    def __init__(self, address, handler, log, admission, sock, mode=None):
+        self._mode = OWNER_ONLY if mode is None else mode
+        super().__init__(address, handler, log, admission, sock)
 
     def server_bind(self):
         # Until it has its mode, only the owner may connect.

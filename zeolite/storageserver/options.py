@@ -40,6 +40,10 @@ class ServerOptions:
     #: slow enough for a line in the log; 0 for never.
     slow_call: float = 5
 
+    #: Where to tell people and programs how it goes, over HTTP: (host, port), or
+    #: None for nowhere.
+    monitor_address: tuple[str, int] | None = None
+
     #: Who may pack through this server: "all", "writers" (clients that may write),
     #: or "none".
     allow_pack: str = "all"

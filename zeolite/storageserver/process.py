@@ -128,6 +128,11 @@ def _open_server(configuration):
     storages = _open_storages(configuration)
     try:
         return StorageServer(section.address, storages, section.options, tls, sock)
+    except ConfigurationError as error:
+        _close(storages)
+        keys = "monitor-address", "unix-socket-mode"
+        key = next((key for key in keys if key in str(error)), "address")
+        raise configuration.error(str(error), configuration.line_of_key(key)) from error
     except (OSError, UnicodeError) as error:
         _close(storages)
         where = format_address(section.address)

@@ -68,24 +68,26 @@ class LockReports:
         patience = pause = self._options.slow_call
         while self._commit_lock.pause(pause):
             pause = patience
-            _, _, queue = self._commit_lock.look()
+            _, queue, _, _ = self._commit_lock.look()
             if not queue:
                 continue
-            waited = time.monotonic() - queue[0].asked
+            first, since = queue[0]
+            waited = time.monotonic() - since
             if waited < patience:
                 pause = patience - waited
             else:
                 level = max(logging.WARNING, self._level(len(queue)))
-                self._report(level, queue[0], f"has been waiting for {waited:.3f} s")
+                self._report(level, first, f"has been waiting for {waited:.3f} s")
 
     def _report(self, level, transaction, what):
-        holder, since, queue = self._commit_lock.look()
-        if transaction not in queue:
+        held, queue, _, _ = self._commit_lock.look()
+        if transaction not in dict(queue):
             return  # That was quick.
         who = ""
-        if holder is not None:
-            held = time.monotonic() - since
-            who = f"; {holder} has had it for {held:.3f} s and is {holder.progress}"
+        if held is not None:
+            holder, since = held
+            seconds = time.monotonic() - since
+            who = f"; {holder} has had it for {seconds:.3f} s and is {holder.state}"
         logger.log(
             level,
             "storage %s: %s %s for the commit lock, transactions waiting: %d%s",

@@ -8,22 +8,36 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import ConflictError, StorageError
+from ZODB.POSException import ConflictError, POSKeyError, StorageError
 from ZODB.serialize import referencesf
-from ZODB.utils import p64, u64
+from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire import messages
 from .blobs import remove_abandoned
 from .commit import DELAYED, CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
+from .measures import (
+    COMMIT_BOUNDS,
+    COUNTS,
+    LOAD_BOUNDS,
+    VERIFICATIONS,
+    Account,
+    Accounts,
+    Histogram,
+    Look,
+    Seat,
+)
 from .options import ServerOptions
 from .reports import LockReports
 
 logger = logging.getLogger(__name__)
 
-#: What sessions count.
-COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
+#: Seconds after which a storage that is being read for a look does not answer.
+_PROBE_PATIENCE = 2
+
+#: Seconds after which a client that has not asked what it missed is not going to.
+_SETTLED = 5
 
 #: How many objects may have changed for a client to be told which.
 MOST_CHANGED = 1_000_000
@@ -47,10 +61,10 @@ REACHABLE = (
 class Served:
     """A storage with its commit lock, invalidation log and statistics.
 
-    Sessions come and go in threads of their own.  The lock guards the set of
-    sessions, the counts of those that are gone, and the helpers.  To the storage this is the
-    wrapper that it tells of changes which it makes by itself, such as those
-    that a client storage hears of.
+    Sessions come and go in threads of their own.  The lock guards who is there, the
+    accounts of what those have done who are gone, and the helpers.  To the storage
+    this is the wrapper that it tells of changes which it makes by itself, such as
+    those that a client storage hears of.
     """
 
     def __init__(self, name, storage, options=None):
@@ -72,8 +86,14 @@ class Served:
         self._next_size = 0
         self._size_costs = deque([0, 0, 0], maxlen=3)
         self._lock = threading.Lock()
-        self._sessions = set()
-        self._gone = dict.fromkeys(COUNTS, 0)
+        self._sessions = {}  # session -> its `Seat`
+        self._accounts = Accounts()
+        self._load_times = Histogram(LOAD_BOUNDS)  # Of those who are gone.
+        self._ever = 0  # How many sessions there were.
+        #: From a vote's call to the end of the commit.  Who has the commit lock
+        #: writes it.
+        self.commit_times = Histogram(COMMIT_BOUNDS)
+        self._probe = threading.Lock()  # Held by who looks whether it can be read.
         self._helpers = set()
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
@@ -182,9 +202,9 @@ class Served:
             raise StorageError("the server cannot have more threads") from error
         return DELAYED
 
-    def release(self, transaction):
-        """Take the commit lock back from a transaction."""
-        held = self.commit_lock.release(transaction)
+    def release(self, transaction, now=None):
+        """Take the commit lock back from a transaction, at `now` if that is known."""
+        held = self.commit_lock.release(transaction, now)
         self.reports.released(transaction, held)
 
     # What sessions ask.
@@ -200,15 +220,44 @@ class Served:
 
     def add(self, session):
         with self._lock:
-            self._sessions.add(session)
+            self._ever += 1
+            account = self._accounts.open(_host(session))
+            self._sessions[session] = Seat(self._ever, account)
         self.dispatcher.add(session.delivery)
 
     def discard(self, session):
         self.dispatcher.discard(session.delivery)
         with self._lock:
-            self._sessions.discard(session)
-            for key in COUNTS:
-                self._gone[key] += session.counts[key]
+            seat = self._sessions.pop(session, None)
+            if seat is not None:
+                self._settle(session)
+                self._accounts.close(seat.account, session.tally(), seat.before)
+                if session.load_times is not None:
+                    self._load_times.add(session.load_times)
+
+    def rename(self, session):
+        """A session has another label now: what comes is of another account."""
+        with self._lock:
+            seat = self._sessions[session]
+            done = session.tally()
+            self._accounts.close(seat.account, done, seat.before)
+            seat.account = self._accounts.open(session.label or _host(session))
+            seat.before = done
+
+    def count(self, session, key):
+        """Count for a session, which may be gone by now, in any thread.
+
+        For keys that the session's own thread does not write by itself.
+        """
+        with self._lock:
+            session.counts[key] += 1
+            if session not in self._sessions:
+                self._accounts.add(key)
+
+    def _settle(self, session):
+        """Count a client that did not have to be told what it missed."""
+        if not any(session.counts[how] for how in VERIFICATIONS):
+            session.counts["none"] += 1
 
     def info(self):
         """Return what `get_info` says."""
@@ -262,38 +311,38 @@ class Served:
     def changed_since(self, tid, cursor, last_tid):
         """Return what was committed after `tid` and before the log's `cursor`.
 
-        The result is (last tid, list of oids), or None if it cannot be told.
-        `last_tid` is the tid of the last commit before the cursor.
+        The result is how it was found, one of `measures.VERIFICATIONS`, and (last
+        tid, list of oids), or None if it cannot be told.  `last_tid` is the tid of
+        the last commit before the cursor.
         """
         changed = self.log.since(tid, cursor)
-        if changed is None and hasattr(self.storage, "getInvalidations"):
+        if changed is not None:
+            return "queue", changed
+        if hasattr(self.storage, "getInvalidations"):
             # A client of another server, whose log may reach back further.  It
             # tells of all up to `last_tid`, and maybe of what came since.
             changed = self.storage.getInvalidations(tid)
-            changed = changed and (last_tid, list(changed[1]))
+            if changed:
+                return "upstream", (last_tid, list(changed[1]))
         age = self.options.invalidation_age
-        if changed is not None or age is None:
-            return changed
-        if time.time() - TimeStamp(tid).timeTime() > age:
-            return None
+        if age is None or time.time() - TimeStamp(tid).timeTime() > age:
+            return "too_old", None
         if not hasattr(self.storage, "iterator"):
-            return None
+            return "too_old", None
         oids = {}
         for record in self.storage.iterator(p64(u64(tid) + 1), last_tid):
             for data in record:
                 oids[data.oid] = None
                 if len(oids) > MOST_CHANGED:
-                    return None
-        return last_tid, list(oids)
+                    return "too_old", None
+        return "iterating", (last_tid, list(oids))
 
     def status(self):
-        """Return what `server_status` and monitoring say."""
-        with self._lock:
-            sessions = list(self._sessions)
-            counts = dict(self._gone)
-        for session in sessions:
-            for key in COUNTS:
-                counts[key] += session.counts[key]
+        """Return what `server_status` and ZEO's monitoring say."""
+        look = self.look()
+        sessions, done = look.sessions, look.total()
+        counts = {key: done[key] for key in COUNTS}
+        counts["loads"] += done["blob_loads"]
         since = self.commit_lock.since
         return {
             "name": self.name,
@@ -308,6 +357,46 @@ class Served:
             ),
             "last-transaction": self.log.last_tid.hex(),
         }
+
+    def look(self):
+        """Return a `Look` at what has been done."""
+        now = time.monotonic()
+        with self._lock:
+            accounts = {}
+            for account in self._accounts:
+                accounts[account] = copied = Account(account.name)
+                copied.connections = account.connections
+                copied.add(account.past)
+            load_times = self._load_times.copy()
+            sessions = {}
+            for session, seat in self._sessions.items():
+                if now - seat.since > _SETTLED:
+                    self._settle(session)
+                sessions[session] = (seat.number, seat.since, session.tally())
+                accounts[seat.account].add(sessions[session][-1], seat.before)
+                if session.load_times is not None:
+                    load_times.add(session.load_times)
+            return Look(self._ever, sessions, list(accounts.values()), load_times)
+
+    def trouble(self):
+        """Return why it cannot be read, None if it can."""
+        is_connected = getattr(self.storage, "is_connected", None)
+        if is_connected is not None and not is_connected():
+            return f"storage {self.name} is not connected to its server"
+        if not self._probe.acquire(blocking=False):
+            # One thread at a time may be kept waiting, and no more.
+            if not self._probe.acquire(timeout=_PROBE_PATIENCE):
+                return f"storage {self.name} does not answer"
+        try:
+            self.storage.loadBefore(z64, maxtid)
+        except POSKeyError:
+            pass  # It is empty.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            return f"storage {self.name} cannot be read: {reason}"
+        finally:
+            self._probe.release()
+        return None
 
     # What the storage says (ZODB.interfaces.IStorageWrapper).
 
@@ -360,6 +449,11 @@ class Served:
                 late.expire(timeout)
             except Exception:
                 logger.exception("storage %s: a timeout failed", self.name)
+
+
+def _host(session):
+    """What a client without a label is called: where it comes from."""
+    return session.address.rpartition(":")[0] or session.address
 
 
 def _leave_conflict(oid, committed, read, data, committed_data=b""):

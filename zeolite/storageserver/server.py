@@ -32,7 +32,8 @@ class StorageServer:
     `sock` is a socket that listens at the address already, or None.
 
     Raises `OSError` where the address cannot be had, and `ConfigurationError` for
-    options that do not fit it; the storages are left open.
+    options that do not fit it or an address that the monitor cannot have; the
+    storages are left open.
     """
 
     def __init__(self, address, storages, options=None, tls=None, sock=None):
@@ -49,12 +50,43 @@ class StorageServer:
         self._housekeeper = Housekeeper(
             self._served.values(), self._log, options.idle_transaction_timeout
         )
-        self._listener = Listener(address, self._served, options, self._log, tls, sock)
+        self._stopping = False
+        self._monitor = None
+        if options.monitor_address is not None:
+            # Not needed by who has no monitor.
+            from ..monitor.pages import Monitor
+
+            self._monitor = Monitor(options.monitor_address, self)
+        try:
+            self._listener = Listener(
+                address, self._served, options, self._log, tls, sock
+            )
+        except BaseException:
+            if self._monitor is not None:
+                self._monitor.close()
+            raise
 
     @property
     def address(self):
         """Where clients find it: (host, real port) or a path."""
         return self._listener.address
+
+    @property
+    def monitor_address(self):
+        """Where the monitor listens: (host, real port), or None."""
+        return self._monitor and self._monitor.address
+
+    @property
+    def storages(self):
+        """What it serves, a list of `Served`."""
+        return list(self._served.values())
+
+    def trouble(self):
+        """Return why it does not serve as it should, None if it does.  Any thread."""
+        if self._stopping:
+            return "the server stops"
+        troubles = [served.trouble() for served in self.storages]
+        return "; ".join(filter(None, troubles)) or None
 
     def start(self):
         """Begin to serve; returns at once.  Notifies `interfaces.Serving`."""
@@ -86,6 +118,8 @@ class StorageServer:
                 "whoever reaches %s may connect; set authenticate to change that",
                 format_address(self.address),
             )
+        if self._monitor is not None:
+            self._monitor.start()
         ZODB.event.notify(Serving(self, self.address))
 
     def use_tls(self, tls):
@@ -103,6 +137,7 @@ class StorageServer:
         with `patience` (seconds) for that long in all, and then its storage is left
         open for the end of the process.  Notifies `interfaces.Closed`.
         """
+        self._stopping = True
         deadline = None
         if patience is not None:
             deadline = time.monotonic() + PATIENCE + patience
@@ -110,5 +145,7 @@ class StorageServer:
         self._housekeeper.stop()
         for served in self._served.values():
             served.close(deadline)
+        if self._monitor is not None:
+            self._monitor.close()
         logger.info("stopped serving at %s", format_address(self.address))
         ZODB.event.notify(Closed(self))

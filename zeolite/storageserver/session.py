@@ -28,8 +28,8 @@ from .commit import DELAYED
 from .delivery import Delivery
 from .invalidation import FellBehind
 from .iterators import Iterators
+from .measures import LOAD_BOUNDS, OWN, Histogram
 from .reports import report_slow_call
-from .served import COUNTS
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ _SUMMARY = "loads", "stores", "commits", "aborts"
 
 #: How a client begins that speaks TLS.  As the size of a frame it is too large.
 _TLS = b"\x16\x03"
+
+#: One load in 16 is timed, each client's first included: the clock is slow for what
+#: takes 10 microseconds.
+_UNTIMED = 0b1111
 
 #: Errors that are part of a client's normal life, not worth a traceback.
 _EXPECTED = (POSError, KeyError, TransientError, ConnectionLost)
@@ -79,7 +83,10 @@ class Session:
         #: How many helpers execute calls and send replies.  For `Served`, which
         #: guards them.
         self.background_calls = self.background_replies = 0
-        self.counts = dict.fromkeys(COUNTS, 0)
+        #: Written as `measures.OWN` says.
+        self.counts = dict.fromkeys(OWN, 0)
+        #: How long loads took, if there is a monitor.
+        self.load_times = None
         self._slow = options.slow_call or float("inf")
         #: Message id -> (start, arguments) of calls that are answered later.
         self._delayed = {}
@@ -88,7 +95,31 @@ class Session:
     def __str__(self):
         return f"{self._label} ({self._address})" if self._label else self._address
 
+    @property
+    def address(self):
+        """Where the client is, a text for people."""
+        return self._address
+
+    @property
+    def label(self):
+        """What the client calls itself, or None."""
+        return self._label
+
     # Any thread.
+
+    def tally(self):
+        """Return what was done for the client, a dictionary of `measures.KEYS`."""
+        channel = self._channel
+        return {
+            **self.counts,
+            "bytes_received": channel.bytes_received,
+            "bytes_sent": channel.bytes_sent,
+        }
+
+    @property
+    def is_stalled(self):
+        """Whether the client has not taken yet what it was sent."""
+        return self._channel.is_stalled
 
     def end(self, reason):
         """Break the connection; the session's own thread does the rest."""
@@ -147,6 +178,8 @@ class Session:
         self.iterators = Iterators(self.storage, self._options.max_iterators)
         self._frames.limit = self._options.max_message_size
         self._deadline = None
+        if self._options.monitor_address is not None:
+            self.load_times = Histogram(LOAD_BOUNDS)
         self.served = served
         tid = self.delivery.attach(served.log)
         served.add(self)
@@ -159,6 +192,18 @@ class Session:
         """Have the log show a text for this client."""
         self._label = ascii(label)[1:-1][:200]  # No line breaks in the log.
         logger.debug("client %s: this is its label", self)
+        self.served.rename(self)
+
+    def load(self, function, *args):
+        """Call a function that loads; return its result."""
+        is_timed = self.load_times and not self.counts["loads"] & _UNTIMED
+        started = perf_counter()
+        self.counts["loads"] += 1
+        try:
+            return function(*args)
+        finally:
+            if is_timed:
+                self.load_times.observe(perf_counter() - started)
 
     def check_writable(self):
         """Raise `ReadOnlyError` unless this client may write."""
@@ -255,6 +300,9 @@ class Session:
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.
         self.delivery.catch_up()
+        times = self.load_times
+        if times is not None and self.counts["loads"] & _UNTIMED:
+            times = None
         start = perf_counter()
         try:
             self.counts["loads"] += 1
@@ -263,9 +311,11 @@ class Session:
         except Exception as error:
             self._log_error("loadBefore", error)
             answer = messages.encode_error(message_id, error)
-        if perf_counter() - start > self._slow:
-            seconds = perf_counter() - start
+        seconds = perf_counter() - start
+        if seconds > self._slow:
             report_slow_call(self, "loadBefore", (oid, tid), seconds)
+        if times is not None:
+            times.observe(seconds)
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
@@ -326,6 +376,7 @@ class Session:
             window.close()
         try:
             for transaction in self.transactions.values():
+                self.counts["aborts"] += 1
                 transaction.abort("its client is gone")
             if self.iterators is not None:
                 self.iterators.close()

@@ -159,14 +159,15 @@ def vote(session, id, message_id):
 
 
 def _count_vote(session, answer):
-    # Only one transaction votes at a time, so nobody else counts these.
     if isinstance(answer, ConflictError):
-        session.counts["conflicts"] += 1
+        session.served.count(session, "conflicts")
     elif not isinstance(answer, Exception):
         for item in answer:
             # Those that are left to the client are dictionaries.
             resolved = type(item) is bytes
-            session.counts["conflicts_resolved" if resolved else "conflicts"] += 1
+            session.served.count(
+                session, "conflicts_resolved" if resolved else "conflicts"
+            )
 
 
 def tpc_finish(session, id):
