@@ -15,7 +15,8 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["zeolite", "zeolite.*"]),
-    package_data={"zeolite": ["*.xml"]},
+    package_data={"zeolite": ["*.xml", "py.typed"], "zeolite.as_zeo": ["*.xml"]},
+    entry_points={"zodburi.resolvers": ["zeolite = zeolite.uri:resolve"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "test": [
@@ -23,12 +24,15 @@ setup(
             "hypothesis",
             "manuel",
             "msgpack",
+            "mypy",
             "psutil",
+            "pyramid_zodbconn",
             "pytest",
             "pytest-timeout",
             "ruff",
             "trustme",
             "zc.zlibstorage",
+            "zodburi",
             "zope.testing",
         ],
         "bench": [

@@ -7,7 +7,7 @@ import argparse
 import pathlib
 import sys
 
-from . import commands, config
+from . import commands, config, standin
 from .errors import ConfigurationError
 from .storageserver import process
 
@@ -24,6 +24,7 @@ directory by default, or an address and a file storage do.
 def main(argv=None):
     """Run the command with `argv` (list of str); return the exit status (int)."""
     argv = sys.argv[1:] if argv is None else argv
+    standin.install_where_missing()  # For <zeoclient> in a file.
     if argv and argv[0] in commands.NAMES:
         return commands.main(argv[0], argv[1:])
     parser = argparse.ArgumentParser(

@@ -17,6 +17,7 @@ from ZODB.MappingStorage import MappingStorage
 
 from .clientstorage.storage import ClientStorage
 from .errors import ConfigurationError
+from .schemas import server_schema
 from .storageserver.options import ServerOptions
 from .wire.channel import MOST_KEEP_ALIVE
 from .wire.tlssettings import TLSSettings
@@ -119,7 +120,7 @@ class ServerSection:
         self.address = section.address
         self.pid_filename = section.pid_filename
         #: A `TLSSettings`, or None for no encryption.
-        self.tls = section.ssl
+        self.tls = section.ssl and _server_tls(section.ssl)
         self.options = ServerOptions(
             read_only=section.read_only,
             invalidation_queue_size=section.invalidation_queue_size,
@@ -128,6 +129,15 @@ class ServerSection:
             client_conflict_resolution=section.client_conflict_resolution,
             keep_alive=section.keep_alive,
         )
+
+
+def _server_tls(settings):
+    """The `TLSSettings` of a server's `<ssl>` section."""
+    if settings.certificate is None:
+        raise ValueError("the ssl section needs the key certificate")
+    if settings.server_hostname is not None or not settings.check_hostname:
+        raise ValueError("server-hostname and check-hostname are for clients")
+    return settings
 
 
 class ClientStorageSection(ZODB.config.BaseConfig):
@@ -164,14 +174,6 @@ class ClientStorageSection(ZODB.config.BaseConfig):
 # A server's file.
 
 
-def _schema():
-    path = pathlib.Path(__file__).with_name("schema.xml")
-    text = path.read_text(encoding="utf-8")
-    # Datatypes are looked up below a prefix, and a vendored copy has another one.
-    text = text.replace("<schema>", f'<schema prefix="{__package__}">', 1)
-    return ZConfig.loadSchemaFile(io.StringIO(text))
-
-
 class ServerConfiguration:
     """What a server's file says.
 
@@ -185,7 +187,7 @@ class ServerConfiguration:
         try:
             # The URL is for %include.
             url = pathlib.Path(path).absolute().as_uri()
-            found, _ = ZConfig.loadConfigFile(_schema(), io.StringIO(text), url)
+            found, _ = ZConfig.loadConfigFile(server_schema(), io.StringIO(text), url)
         except ZConfig.ConfigurationError as error:
             raise self.error(_message(error), getattr(error, "lineno", None)) from error
         self.section = found.server
@@ -214,8 +216,9 @@ class ServerConfiguration:
 
     def line_of_storage(self, name):
         """Return the number of the line on which a storage's section begins."""
+        others = r"(zeo|zeolite|eventlog|runner)\b"
         for kind in ("", r"\s+1") if name == "1" else (r"\s+" + re.escape(name),):
-            found = self._line(rf"\s*<(?!zeo|eventlog|runner)\w+{kind}\s*>")
+            found = self._line(rf"\s*<(?!{others})\w+{kind}\s*/?>")
             if found:
                 return found
         return None
@@ -252,6 +255,21 @@ def _message(error):
     if "not a known key name" in text or "unknown key" in text:
         return f"{text}; see zeolite.conf.example for the keys there are"
     return text
+
+
+# A client storage by itself.
+
+
+def client_section(schema, text):
+    """Return the `ClientStorageSection` that `text` has, by `schemas.client_schema()`.
+
+    Raises `ConfigurationError`.
+    """
+    try:
+        found, _ = ZConfig.loadConfigFile(schema, io.StringIO(text))
+    except ZConfig.ConfigurationError as error:
+        raise ConfigurationError(_message(error)) from error
+    return found.storage
 
 
 # What `zeolite.server()` takes.

@@ -5,7 +5,9 @@ With the modules made here it gets Zeolite's.
 """
 
 import importlib
-import pathlib
+import importlib.util
+import os
+import pkgutil
 import sys
 import types
 
@@ -29,7 +31,7 @@ class _Loader:
     """Has `%import ZEO` in a configuration find the `<clientstorage>` section."""
 
     def get_data(self, path):
-        return pathlib.Path(__file__).with_name(pathlib.Path(path).name).read_bytes()
+        return pkgutil.get_data(__package__, os.path.basename(path))
 
 
 def install_as_ZEO():
@@ -69,3 +71,9 @@ def install_as_ZEO():
     package = sys.modules["ZEO"]
     package.__path__ = ["<zeolite>"]
     package.__loader__ = _Loader()
+
+
+def install_where_missing():
+    """Like `install_as_ZEO`, unless the real ZEO is there to be imported."""
+    if "ZEO" not in sys.modules and importlib.util.find_spec("ZEO") is None:
+        install_as_ZEO()
