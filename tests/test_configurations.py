@@ -19,10 +19,17 @@ import time
 import pytest
 import transaction
 import ZConfig
+import ZODB
+import ZODB.blob
 
 import zeolite
 from tests.support.certificates import Files, issue
-from tests.support.processes import PATIENCE, ServerProcess, running
+from tests.support.processes import (
+    PATIENCE,
+    ServerProcess,
+    free_port,
+    running,
+)
 from zeolite.schemas import server_schema
 
 STORAGE = """
@@ -508,7 +515,7 @@ def outcomes(tmp_path_factory):
         str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "server-blobs")
     )
     kinds = {"database": ["database"], "zope": ["emulated"]}
-    if importlib.util.find_spec("Zope2"):
+    if importlib.util.find_spec("Zope2") and importlib.util.find_spec("tempstorage"):
         kinds["zope"].append("zope")
     rows = [
         (name, kind, text.replace("8100", str(port)).replace("/var/tmp", str(tmp_path)))
@@ -567,3 +574,30 @@ ZODB.config.databaseFromString("%import zeolite.as_zeo\\n<zodb>\\n</zodb>")
         "could not load package zeolite.as_zeo: the real ZEO is imported already"
         in result.stderr
     )
+
+
+def test_moving_there_and_back(tmp_path):
+    """One file, one set of data, and both kinds of clients, on three servers."""
+    zeo_client = pytest.importorskip("ZEO").client
+    port = free_port()
+    (tmp_path / "zeo.conf").write_text(
+        f"<zeo>\naddress 127.0.0.1:{port}\n</zeo>\n"
+        f"<filestorage>\npath {tmp_path}/Data.fs\nblob-dir {tmp_path}/blobs\n"
+        "</filestorage>\n"
+    )
+    written = []
+    for module in ("ZEO.runzeo", "zeolite", "ZEO.runzeo"):
+        with running("-C", "zeo.conf", cwd=tmp_path, module=module) as server:
+            for kind, open_client in (("zeolite", zeolite.client), ("zeo", zeo_client)):
+                cache = str(tmp_path / f"{kind}-blobs")
+                db = ZODB.DB(open_client(("127.0.0.1", port), blob_dir=cache))
+                with db.transaction() as connection:
+                    root = connection.root()
+                    assert [root[key].open().read() for key in written] == [
+                        key.encode() for key in written
+                    ]
+                    written.append(f"{kind} {len(written)}")
+                    root[written[-1]] = ZODB.blob.Blob(written[-1].encode())
+                db.close()
+            server.kill()
+    assert len(written) == 6

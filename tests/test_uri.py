@@ -246,3 +246,19 @@ def test_pyramid_application(zodburi, serve):
         connection = zeolite.connection(address)
         assert connection.root()["count"] == 3
         connection.close()
+
+
+def test_zodburis_own_scheme_where_zeolite_stands_in_for_zeo(serve):
+    pytest.importorskip("zodburi")
+    host, port = serve()
+    script = f"""
+import zeolite
+zeolite.install_as_ZEO()
+import zodburi
+factory, _ = zodburi.resolve_uri("zeo://{host}:{port}?wait_timeout=5&storage=1")
+storage = factory()
+print(type(storage) is zeolite.ClientStorage)
+storage.close()
+"""
+    output = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert output == "True\n"

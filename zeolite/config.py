@@ -5,10 +5,15 @@ The datatypes named in `schema.xml` (a server's file) and `component.xml` (the
 adds the file and the line.
 """
 
+from __future__ import annotations
+
 import io
+import os
 import pathlib
 import re
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 import ZConfig
 import ZODB.config
@@ -29,7 +34,7 @@ COMMAND_LINE = "the command line"
 # Datatypes.
 
 
-def listen_address(text):
+def listen_address(text: str) -> tuple[str, int] | str:
     """The address of a server: a pair of host and port, or a path.
 
     Without a host, the port is one of all interfaces, as ZEO has it.
@@ -37,12 +42,12 @@ def listen_address(text):
     return _address(text, default_host="", lowest=0)
 
 
-def client_address(text):
+def client_address(text: str) -> tuple[str, int] | str:
     """The address that a client connects to: a pair of host and port, or a path."""
     return _address(text, default_host="127.0.0.1", lowest=1)
 
 
-def _address(text, default_host, lowest):
+def _address(text: str, default_host: str, lowest: int) -> tuple[str, int] | str:
     if "/" in text:
         return text
     host, _, port = text.rpartition(":")
@@ -58,7 +63,7 @@ def _address(text, default_host, lowest):
     return host or default_host, int(port)
 
 
-def positive(text):
+def positive(text: str) -> int:
     """An int greater than zero."""
     number = int(text)
     if number < 1:
@@ -66,7 +71,7 @@ def positive(text):
     return number
 
 
-def seconds(text):
+def seconds(text: str) -> float:
     """A float that is not negative."""
     number = float(text)
     if not 0 <= number < float("inf"):
@@ -74,7 +79,7 @@ def seconds(text):
     return number
 
 
-def cache_size(text):
+def cache_size(text: str) -> int:
     """The size of a client's cache in bytes, an int greater than zero."""
     number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
     if number < 1:
@@ -82,7 +87,7 @@ def cache_size(text):
     return number
 
 
-def refuse_msgpack(text):
+def refuse_msgpack(text: str) -> bool:
     """False; there is nothing else to choose."""
     if ZConfig.datatypes.asBoolean(text):
         raise ValueError(
@@ -91,13 +96,13 @@ def refuse_msgpack(text):
     return False
 
 
-def tls_settings(section):
+def tls_settings(section: Any) -> TLSSettings:
     """The `TLSSettings` of an `<ssl>` section, a server's or a client's."""
     names = section.getSectionAttributes()
     return TLSSettings(**{name: getattr(section, name) for name in names})
 
 
-def delay(text):
+def delay(text: str) -> float:
     """A float, greater than zero."""
     number = seconds(text)
     if not number:
@@ -105,7 +110,7 @@ def delay(text):
     return number
 
 
-def keep_alive(text):
+def keep_alive(text: str) -> float:
     """Seconds that the system takes for TCP's keep-alive."""
     number = seconds(text)
     if number > MOST_KEEP_ALIVE:
@@ -143,7 +148,7 @@ def _server_tls(settings):
 class ClientStorageSection(ZODB.config.BaseConfig):
     """A `<clientstorage>` section, which opens a `ClientStorage`."""
 
-    def open(self):
+    def open(self) -> ClientStorage:
         section = self.config
         tls = section.ssl
         return ClientStorage(
@@ -181,7 +186,7 @@ class ServerConfiguration:
     that are to be opened, `eventlog` makes the log or is None.
     """
 
-    def __init__(self, path, text):
+    def __init__(self, path: str, text: str) -> None:
         self.path = path
         self._text = text
         try:
@@ -193,7 +198,7 @@ class ServerConfiguration:
         self.section = found.server
         self.eventlog = found.eventlog
         self.has_runner = found.runner is not None
-        self.storages = {}
+        self.storages: dict[str, Any] = {}
         for section in found.storages:
             name = section.name or "1"
             if name in self.storages:
@@ -204,17 +209,17 @@ class ServerConfiguration:
                 )
             self.storages[name] = section
 
-    def error(self, message, line=None):
+    def error(self, message: str, line: int | None = None) -> ConfigurationError:
         """Return a `ConfigurationError` that says where."""
         is_file = self.path != COMMAND_LINE
         where = f"{self.path}, line {line}" if line and is_file else self.path
         return ConfigurationError(f"{where}: {message}")
 
-    def line_of_key(self, key):
+    def line_of_key(self, key: str) -> int | None:
         """Return the number of the first line that sets `key`, or None."""
         return self._line(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
 
-    def line_of_storage(self, name):
+    def line_of_storage(self, name: str) -> int | None:
         """Return the number of the line on which a storage's section begins."""
         others = r"(zeo|zeolite|eventlog|runner)\b"
         for kind in ("", r"\s+1") if name == "1" else (r"\s+" + re.escape(name),):
@@ -230,7 +235,7 @@ class ServerConfiguration:
         return None
 
 
-def read_server_file(path):
+def read_server_file(path: str | os.PathLike[str]) -> ServerConfiguration:
     """Return the `ServerConfiguration` in a file.
 
     Raises `ConfigurationError`.
@@ -260,7 +265,7 @@ def _message(error):
 # A client storage by itself.
 
 
-def client_section(schema, text):
+def client_section(schema: Any, text: str) -> ClientStorageSection:
     """Return the `ClientStorageSection` that `text` has, by `schemas.client_schema()`.
 
     Raises `ConfigurationError`.
@@ -275,7 +280,9 @@ def client_section(schema, text):
 # What `zeolite.server()` takes.
 
 
-def server_settings(settings):
+def server_settings(
+    settings: Mapping[str, object] | str | None,
+) -> tuple[ServerOptions, TLSSettings | None]:
     """Return `ServerOptions`, and `TLSSettings` or None.
 
     `settings` is a dictionary or text of keys, or None.
@@ -292,13 +299,15 @@ def server_settings(settings):
     return section.options, section.tls
 
 
-def server_context(context, settings):
+def server_context(
+    context: ssl.SSLContext | None, settings: TLSSettings | None
+) -> ssl.SSLContext | None:
     """Return the `ssl.SSLContext` of a server, or None.
 
     It is given, or there are `TLSSettings` for one, or neither.
     """
     if context is None:
-        return settings and settings.server_context()
+        return settings.server_context() if settings else None
     if settings is not None:
         raise ConfigurationError(
             "there is an ssl section, and the argument ssl as well"
@@ -313,7 +322,11 @@ def server_context(context, settings):
     return context
 
 
-def open_storage(path, blob_dir, storage_conf):
+def open_storage(
+    path: str | os.PathLike[str] | None,
+    blob_dir: str | os.PathLike[str] | None,
+    storage_conf: str | None,
+) -> Any:
     """Return the storage that is meant.
 
     Raises `ConfigurationError` if the arguments contradict each other, and

@@ -6,6 +6,7 @@ datatypes are looked up below a prefix, and a vendored copy has another one.
 
 import io
 import pkgutil
+from typing import Any
 
 import ZConfig.loader
 
@@ -17,12 +18,12 @@ _CLIENT = """\
 """
 
 
-def server_schema():
+def server_schema() -> Any:
     """Return the schema of a server's file."""
     return _load(_text("schema.xml"))
 
 
-def client_schema():
+def client_schema() -> Any:
     """Return the schema of what is just a `<clientstorage>` section."""
     return _load(_CLIENT)
 
