@@ -9,6 +9,7 @@ import pytest
 
 import zeolite
 from zeolite.clientstorage.committing import Committing
+from zeolite.clientstorage.reading import Reading
 
 ROOT = pathlib.Path(zeolite.__file__).parent.parent
 
@@ -118,10 +119,10 @@ def test_what_users_write_is_judged(tmp_path):
     assert said == {}
 
 
-def test_all_that_is_public_is_annotated():
+def test_all_that_is_public_is_annotated_and_explained():
     functions = [getattr(zeolite, name) for name in ("server", "install_as_ZEO")]
     functions += [zeolite.client, zeolite.DB, zeolite.connection]
-    for cls in (zeolite.ClientStorage, Committing):
+    for cls in (zeolite.ClientStorage, Reading, Committing):
         functions += [
             value
             for name, value in vars(cls).items()
@@ -130,6 +131,7 @@ def test_all_that_is_public_is_annotated():
             and value.__module__.startswith("zeolite")
         ]
     for function in functions:
+        assert function.__doc__, function
         signature = inspect.signature(function)
         assert signature.return_annotation is not inspect.Signature.empty, function
         for name, parameter in signature.parameters.items():

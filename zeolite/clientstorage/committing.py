@@ -48,6 +48,7 @@ class Committing(ConflictResolvingStorage):
     # Any thread.
 
     def new_oid(self) -> bytes:
+        """Return an oid that no object has; they are fetched by the hundred."""
         self._check_writable()
         with self._lock:
             if self._new_oids:
@@ -62,6 +63,11 @@ class Committing(ConflictResolvingStorage):
     def tpc_begin(
         self, transaction: Any, tid: bytes | None = None, status: str = " "
     ) -> None:
+        """Begin a transaction; `tid` (8 bytes) and `status` are for copies of others.
+
+        Raises `ReadOnlyError`, and `ClientDisconnected` if there is no connection in
+        time.
+        """
         self._check_writable()
         if self._find(transaction) is not None:
             raise StorageTransactionError(
@@ -96,6 +102,10 @@ class Committing(ConflictResolvingStorage):
         version: str,
         transaction: Any,
     ) -> None:
+        """Store an object's data (bytes), which were changed from revision `serial`.
+
+        `serial` is None for a new object.  A conflict is raised by `tpc_vote`.
+        """
         assert not version
         state = self._get(transaction)
         check_oid(oid)
@@ -113,6 +123,11 @@ class Committing(ConflictResolvingStorage):
         prev_txn: bytes | None,
         transaction: Any,
     ) -> None:
+        """Store a revision as it was elsewhere, without a look at what is there.
+
+        `serial` is its tid, `data` is None if it undid the object's creation, and
+        `prev_txn` is the tid of a transaction that had the same data, or None.
+        """
         assert not version
         state = self._get(transaction)
         check_oid(oid)
@@ -123,6 +138,7 @@ class Committing(ConflictResolvingStorage):
         self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
 
     def deleteObject(self, oid: bytes, serial: bytes, transaction: Any) -> None:
+        """Remove an object whose current revision is `serial`, and that nobody needs."""
         state = self._get(transaction)
         check_id("oid", oid)
         check_id("serial", serial)
@@ -141,6 +157,7 @@ class Committing(ConflictResolvingStorage):
     def checkCurrentSerialInTransaction(
         self, oid: bytes, serial: bytes, transaction: Any
     ) -> None:
+        """Have the vote fail if `serial` is not the object's current revision."""
         state = self._get(transaction)
         check_id("oid", oid)
         check_id("serial", serial)
@@ -203,6 +220,12 @@ class Committing(ConflictResolvingStorage):
     # The two phases of a commit.
 
     def tpc_vote(self, transaction: Any) -> list[bytes]:
+        """Get the commit lock, and have the server check all that was stored.
+
+        Returns the oids of objects whose conflicts were resolved, which have to be
+        read anew.  Raises `ConflictError` and what else speaks against the
+        transaction, which is then to be aborted.
+        """
         state = self._get(transaction)
         changed = []
         while True:
@@ -271,6 +294,7 @@ class Committing(ConflictResolvingStorage):
             raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
 
     def tpc_abort(self, transaction: Any) -> None:
+        """Give a transaction up.  One that has not begun here is no error."""
         state = self._find(transaction)
         if state is None:
             return

@@ -10,27 +10,25 @@ import logging
 import os
 import ssl as ssl_module
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
 import ZODB.event
 from ZODB.blob import BlobFile
 from ZODB.POSException import Unsupported
-from ZODB.utils import load_current, z64
 
-from ..errors import ClientDisconnected
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking, transfer
-from .arguments import check_id, number_of_seconds, text, tls
+from .arguments import number_of_seconds, text, tls
 from .blobs import open_directory
 from .committing import Committing
 from .connecting import Request
 from .connection import Connection
-from .history import filtered_undo_log
 from .interfaces import provide
-from .iteration import TransactionIterator, drop_iterators
+from .iteration import drop_iterators
 from .opencache import open_cache
+from .reading import Reading
 from .view import View
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ _LATER = {
 }
 
 
-class ClientStorage(Committing):
+class ClientStorage(Reading, Committing):
     """A storage on a server, shared with other processes.
 
     `addr` is the server's address: a port (int) on 127.0.0.1, a pair of host and
@@ -232,6 +230,7 @@ class ClientStorage(Committing):
         return f"{self.__name__} ({state})"
 
     def sortKey(self) -> str:
+        """Return a text that orders storages that commit together, for all clients."""
         return self._sort_key
 
     def is_connected(self) -> bool:
@@ -250,15 +249,19 @@ class ClientStorage(Committing):
         return self._is_read_only or self._connection.is_read_only
 
     def __len__(self) -> int:
+        """Return the number of objects in the served storage, about."""
         return self._view.info["length"]
 
     def getSize(self) -> int:
+        """Return the bytes that the served storage has on its disk, about."""
         return self._view.info["size"]
 
     def supportsUndo(self) -> bool:
+        """Whether the served storage can undo transactions."""
         return self._view.info["supportsUndo"]
 
     def registerDB(self, database: Any) -> None:
+        """Tell `database` of changes from now on; `ZODB.DB` calls this."""
         super().registerDB(database)
         self._view.register(database)
 
@@ -283,103 +286,6 @@ class ClientStorage(Committing):
         """
         statistics = getattr(self._cache, "statistics", None)
         return statistics and statistics()
-
-    # Reading.
-
-    def lastTransaction(self) -> bytes:
-        if self._view.last_tid is None:
-            self._connection.link()  # Without one there is no telling.
-        return self._view.last_tid or z64
-
-    def getInvalidations(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
-        """Return what was committed after `tid`: (last tid, list of oids).
-
-        Returns None if the server cannot tell.  It is for servers of this
-        storage, which have to tell their clients.
-        """
-        return self._ask("getInvalidations", tid)
-
-    def loadBefore(
-        self, oid: bytes, tid: bytes
-    ) -> tuple[bytes, bytes, bytes | None] | None:
-        try:
-            found = self._cache.loadBefore(oid, tid)
-        except Exception:
-            _check_ids(oid, tid)
-            raise
-        if found is not None:
-            return found
-        _check_ids(oid, tid)
-        while True:
-            link = self._connection.link()
-            try:
-                return link.load(oid, tid, self._view.loaded).wait()
-            except ClientDisconnected:
-                if not link.is_retired:
-                    raise
-
-    load: Callable[..., tuple[bytes, bytes]] = load_current
-
-    def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
-        """Ask for objects without waiting for them; loading them will wait."""
-        check_id("tid", tid)
-        oids = list(oids)
-        for oid in oids:
-            check_id("oid", oid)
-        has = getattr(self._cache, "has", self._cache.loadBefore)
-        wanted = [oid for oid in oids if not has(oid, tid)]
-        if wanted:
-            self._connection.link().loads(wanted, tid, self._view.loaded)
-
-    def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
-        check_id("oid", oid)
-        check_id("serial", serial)
-        return self._ask("loadSerial", oid, serial)
-
-    def getTid(self, oid: bytes) -> bytes:
-        check_id("oid", oid)
-        return self._ask("getTid", oid)
-
-    def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
-        check_id("oid", oid)
-        return self._ask("history", oid, size)
-
-    def record_iternext(
-        self, next: bytes | None = None
-    ) -> tuple[bytes, bytes, bytes, bytes | None]:
-        if next is not None:
-            check_id("oid", next)
-        return self._ask("record_iternext", next)
-
-    def undoLog(
-        self,
-        first: int = 0,
-        last: int = -20,
-        filter: Callable[[dict[str, Any]], bool] | None = None,
-    ) -> list[dict[str, Any]]:
-        if filter is None:
-            return self._ask("undoLog", first, last)
-        return filtered_undo_log(self.undoLog, first, last, filter)
-
-    def undoInfo(
-        self,
-        first: int = 0,
-        last: int = -20,
-        specification: dict[str, Any] | None = None,
-    ) -> list[dict[str, Any]]:
-        return self._ask("undoInfo", first, last, specification)
-
-    def iterator(
-        self, start: bytes | None = None, stop: bytes | None = None
-    ) -> TransactionIterator:
-        """Return an iterator over the transactions from tid `start` to `stop`.
-
-        A transaction's records can be had until the next transaction is.
-        """
-        for tid in (start, stop):
-            if tid is not None:
-                check_id("tid", tid)
-        return TransactionIterator(self._connection.link, start, stop)
 
     def pack(
         self,
@@ -411,6 +317,7 @@ class ClientStorage(Committing):
     # Blobs.
 
     def temporaryDirectory(self) -> str:
+        """Return the directory for blobs that are not committed yet."""
         return self._blobs.temporary()
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
@@ -451,16 +358,6 @@ class ClientStorage(Committing):
         link = self._connection.link()
         return link.call(name, args, drop_iterators(link)).wait()
 
-    def _ask(self, name, *args):
-        """Make a call that only reads: anew if this has left the server meanwhile."""
-        while True:
-            link = self._connection.link()
-            try:
-                return link.call(name, args, drop_iterators(link)).wait()
-            except ClientDisconnected:
-                if not link.is_retired:
-                    raise
-
     # The reader thread.
 
     def _connected(self, info):
@@ -468,8 +365,3 @@ class ClientStorage(Committing):
 
     def _stale(self):
         ZODB.event.notify(StaleCache(self))
-
-
-def _check_ids(oid, tid):
-    check_id("oid", oid)
-    check_id("tid", tid)
