@@ -17,7 +17,12 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["zeolite", "zeolite.*"]),
-    package_data={"zeolite": ["*.xml"], "zeolite.monitor": ["*.html"]},
+    package_data={
+        "zeolite": ["*.xml", "py.typed"],
+        "zeolite.as_zeo": ["*.xml"],
+        "zeolite.monitor": ["*.html"],
+    },
+    entry_points={"zodburi.resolvers": ["zeolite = zeolite.uri:resolve"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "test": [
@@ -25,8 +30,10 @@ setup(
             "hypothesis",
             "manuel",
             "msgpack",
+            "mypy",
             "prometheus-client",
             "psutil",
+            "pyramid_zodbconn",
             "pytest",
             "pytest-timeout",
             "ruff",
@@ -35,6 +42,7 @@ setup(
             "trustme",
             "zc.zlibstorage",
             "zdaemon",
+            "zodburi",
             "zope.testing",
         ],
         "bench": [

@@ -9,7 +9,7 @@ import pathlib
 import platform
 import sys
 
-from . import __version__, commands, config
+from . import __version__, commands, config, standin
 from .arguments import Parser
 from .errors import ConfigurationError
 from .storageserver import process
@@ -27,6 +27,7 @@ directory by default, or an address and a file storage do.
 def main(argv=None):
     """Run the command with `argv` (list of str); return the exit status (int)."""
     argv = sys.argv[1:] if argv is None else argv
+    standin.install_where_missing()  # For <zeoclient> in a file.
     if argv and argv[0] in commands.NAMES:
         return commands.main(argv[0], argv[1:])
     parser = Parser(

@@ -5,10 +5,16 @@ The datatypes named in `schema.xml` (a server's file) and `component.xml` (the
 adds the file and the line.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import io
+import os
 import pathlib
 import re
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 import ZConfig
 import ZODB.config
@@ -16,7 +22,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from .clientstorage.storage import ClientStorage
-from .configloader import Loader
+from .configloader import Loader, Place
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
 from .wire.channel import MOST_KEEP_ALIVE
@@ -33,7 +39,7 @@ COMMAND_LINE = "the command line"
 # Datatypes.
 
 
-def listen_address(text):
+def listen_address(text: str) -> tuple[str, int] | str:
     """The address of a server: a pair of host and port, or a path.
 
     Without a host, the port is one of all interfaces, as ZEO has it.
@@ -41,7 +47,7 @@ def listen_address(text):
     return _address(text, default_host="", lowest=0)
 
 
-def monitor_address(text):
+def monitor_address(text: str) -> tuple[str, int]:
     """The address of a server's monitor: a pair of host and port.
 
     Without a host, the port is one of this machine only.
@@ -52,12 +58,12 @@ def monitor_address(text):
     return address
 
 
-def client_address(text):
+def client_address(text: str) -> tuple[str, int] | str:
     """The address that a client connects to: a pair of host and port, or a path."""
     return _address(text, default_host="127.0.0.1", lowest=1)
 
 
-def _address(text, default_host, lowest):
+def _address(text: str, default_host: str, lowest: int) -> tuple[str, int] | str:
     if "/" in text:
         return text
     host, _, port = text.rpartition(":")
@@ -73,7 +79,7 @@ def _address(text, default_host, lowest):
     return host or default_host, int(port)
 
 
-def positive(text):
+def positive(text: str) -> int:
     """An int greater than zero."""
     number = int(text)
     if number < 1:
@@ -81,7 +87,7 @@ def positive(text):
     return number
 
 
-def not_negative(text):
+def not_negative(text: str) -> int:
     """An int, zero or greater."""
     number = int(text)
     if number < 0:
@@ -89,7 +95,7 @@ def not_negative(text):
     return number
 
 
-def seconds(text):
+def seconds(text: str) -> float:
     """A float that is not negative."""
     number = float(text)
     if not 0 <= number < float("inf"):
@@ -97,7 +103,7 @@ def seconds(text):
     return number
 
 
-def cache_size(text):
+def cache_size(text: str) -> int:
     """The size of a client's cache in bytes, an int greater than zero."""
     number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
     if number < 1:
@@ -105,7 +111,7 @@ def cache_size(text):
     return number
 
 
-def timeout(text):
+def timeout(text: str) -> float:
     """Seconds that the system takes for a wait, greater than zero."""
     number = delay(text)
     if number > _LONGEST_WAIT:
@@ -113,7 +119,7 @@ def timeout(text):
     return number
 
 
-def number(text):
+def number(text: str) -> int:
     """An int that is not negative; 0 is for no limit."""
     number = int(text)
     if number < 0:
@@ -121,7 +127,7 @@ def number(text):
     return number
 
 
-def size(text):
+def size(text: str) -> int:
     """Bytes, not negative; 0 is for no limit."""
     number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
     if number < 0:
@@ -129,12 +135,12 @@ def size(text):
     return number
 
 
-def register_size(text):
+def register_size(text: str) -> int:
     """Bytes that a message may have before its sender has registered."""
     return _message_size(text, 1024, "1KB")
 
 
-def message_size(text):
+def message_size(text: str) -> int:
     """Bytes that a message may have.  Pieces of blobs have to fit."""
     return _message_size(text, 1024 * 1024, "1MB")
 
@@ -146,7 +152,7 @@ def _message_size(text, least, least_text):
     return number
 
 
-def file_mode(text):
+def file_mode(text: str) -> int:
     """The mode of a file, an int; the text is octal."""
     try:
         mode = int(text, 8)
@@ -157,7 +163,7 @@ def file_mode(text):
     return mode
 
 
-def allow_pack(text):
+def allow_pack(text: str) -> str:
     """Who may pack: a word."""
     word = text.lower()
     if word not in ("all", "writers", "none"):
@@ -165,7 +171,7 @@ def allow_pack(text):
     return word
 
 
-def refuse_msgpack(text):
+def refuse_msgpack(text: str) -> bool:
     """False; there is nothing else to choose."""
     if ZConfig.datatypes.asBoolean(text):
         raise ValueError(
@@ -174,13 +180,13 @@ def refuse_msgpack(text):
     return False
 
 
-def tls_settings(section):
+def tls_settings(section: Any) -> TLSSettings:
     """The `TLSSettings` of an `<ssl>` section, a server's or a client's."""
     names = section.getSectionAttributes()
     return TLSSettings(**{name: getattr(section, name) for name in names})
 
 
-def delay(text):
+def delay(text: str) -> float:
     """A float, greater than zero."""
     number = seconds(text)
     if not number:
@@ -188,7 +194,7 @@ def delay(text):
     return number
 
 
-def keep_alive(text):
+def keep_alive(text: str) -> float:
     """Seconds that the system takes for TCP's keep-alive."""
     number = seconds(text)
     if number > MOST_KEEP_ALIVE:
@@ -227,7 +233,7 @@ def _server_tls_problem(settings):
 class ClientStorageSection(ZODB.config.BaseConfig):
     """A `<clientstorage>` section, which opens a `ClientStorage`."""
 
-    def open(self):
+    def open(self) -> ClientStorage:
         section = self.config
         tls = section.ssl
         return ClientStorage(
@@ -265,7 +271,7 @@ class ServerConfiguration:
     that are to be opened, `eventlog` makes the log or is None.
     """
 
-    def __init__(self, path, text):
+    def __init__(self, path: str, text: str) -> None:
         self.path = path
         self._loader = Loader(path, text)
         try:
@@ -278,7 +284,7 @@ class ServerConfiguration:
             raise self.error(problem, self.line_of_tls())
         self.eventlog = found.eventlog
         self.has_runner = found.runner is not None
-        self.storages = {}
+        self.storages: dict[str, Any] = {}
         for section in found.storages:
             name = section.name or "1"
             if name in self.storages:
@@ -289,30 +295,31 @@ class ServerConfiguration:
                 )
             self.storages[name] = section
 
-    def error(self, message, place=None):
+    def error(self, message: str, place: Place | None = None) -> ConfigurationError:
         """Return a `ConfigurationError` that says where."""
         where = self.path if place is None or self.path == COMMAND_LINE else place
         return ConfigurationError(f"{where}: {message}")
 
-    def line_of_key(self, key):
+    def line_of_key(self, key: str) -> Place | None:
         """Return the `Place` of the first line that sets `key`, or None."""
         return self._loader.find(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
 
-    def line_of_tls(self):
+    def line_of_tls(self) -> Place | None:
         """Return the `Place` of the server's `<ssl>` section, or None."""
         pattern = r"\s*<ssl\b"
         return self._loader.find(pattern, re.IGNORECASE, after=r"\s*<zeo(lite)?\b")
 
-    def line_of_storage(self, name):
+    def line_of_storage(self, name: str) -> Place | None:
         """Return the `Place` at which a storage's section begins, or None."""
+        others = r"(zeo|zeolite|eventlog|runner)\b"
         for kind in ("", r"\s+1") if name == "1" else (r"\s+" + re.escape(name),):
-            found = self._loader.find(rf"\s*<(?!zeo|eventlog|runner)\w+{kind}\s*>")
+            found = self._loader.find(rf"\s*<(?!{others})\w+{kind}\s*/?>")
             if found:
                 return found
         return None
 
 
-def read_server_file(path):
+def read_server_file(path: str | os.PathLike[str]) -> ServerConfiguration:
     """Return the `ServerConfiguration` in a file.
 
     Raises `ConfigurationError`.
@@ -339,10 +346,27 @@ def _message(error):
     return text
 
 
+# A client storage by itself.
+
+
+def client_section(schema: Any, text: str) -> ClientStorageSection:
+    """Return the `ClientStorageSection` that `text` has, by `schemas.client_schema()`.
+
+    Raises `ConfigurationError`.
+    """
+    try:
+        found, _ = ZConfig.loadConfigFile(schema, io.StringIO(text))
+    except ZConfig.ConfigurationError as error:
+        raise ConfigurationError(_message(error)) from error
+    return found.storage
+
+
 # What `zeolite.server()` takes.
 
 
-def server_settings(settings):
+def server_settings(
+    settings: Mapping[str, object] | str | None,
+) -> tuple[ServerOptions, TLSSettings | None]:
     """Return `ServerOptions`, and `TLSSettings` or None.
 
     `settings` is a dictionary or text of keys, or None.
@@ -359,7 +383,9 @@ def server_settings(settings):
     return section.options, section.tls
 
 
-def with_monitor(options, address):
+def with_monitor(
+    options: ServerOptions, address: int | str | tuple[str, int]
+) -> ServerOptions:
     """Return `ServerOptions` with a monitor at `address`.
 
     That is a port (int) on this machine, a pair of host and port, or text as in a
@@ -374,13 +400,15 @@ def with_monitor(options, address):
     return dataclasses.replace(options, monitor_address=address)
 
 
-def server_context(context, settings):
+def server_context(
+    context: ssl.SSLContext | None, settings: TLSSettings | None
+) -> ssl.SSLContext | None:
     """Return the `ssl.SSLContext` of a server, or None.
 
     It is given, or there are `TLSSettings` for one, or neither.
     """
     if context is None:
-        return settings and settings.server_context()
+        return settings.server_context() if settings else None
     if settings is not None:
         raise ConfigurationError(
             "there is an ssl section, and the argument ssl as well"
@@ -395,7 +423,11 @@ def server_context(context, settings):
     return context
 
 
-def open_storage(path, blob_dir, storage_conf):
+def open_storage(
+    path: str | os.PathLike[str] | None,
+    blob_dir: str | os.PathLike[str] | None,
+    storage_conf: str | None,
+) -> Any:
     """Return the storage that is meant.
 
     Raises `ConfigurationError` if the arguments contradict each other, and

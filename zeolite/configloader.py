@@ -14,6 +14,8 @@ import urllib.request
 import ZConfig
 import ZConfig.loader
 
+from .schemas import server_schema
+
 #: `%import` of these brings nothing new: the schema has it all.
 _OURS = __package__, "zeolite", "ZEO"
 
@@ -26,20 +28,6 @@ class Place(typing.NamedTuple):
 
     def __str__(self):
         return f"{self.path}, line {self.line}" if self.line else self.path
-
-
-def server_schema():
-    """Return ZConfig's schema for a server's file."""
-    here = pathlib.Path(__file__).parent
-    text = (here / "schema.xml").read_text(encoding="utf-8")
-    component = (here / "component.xml").read_text(encoding="utf-8")
-    types = re.search("<sectiontype.*</sectiontype>", component, re.DOTALL)[0]
-    # Importing the component would not do: section types cannot be defined twice,
-    # and the datatypes are looked up below a prefix that a vendored copy may not
-    # have changed.
-    text = re.sub("<!-- The section types.*?-->", lambda _: types, text, count=1)
-    text = text.replace("<schema>", f'<schema prefix="{__package__}">', 1)
-    return ZConfig.loadSchemaFile(io.StringIO(text))
 
 
 class Loader(ZConfig.loader.ConfigLoader):
