@@ -16,6 +16,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["zeolite", "zeolite.*"]),
     package_data={"zeolite": ["*.xml"]},
+    entry_points={"console_scripts": ["zeolite = zeolite.__main__:main"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "test": [
