@@ -183,7 +183,10 @@ class TestSubcommands:
     def test_unknown(self, capfd):
         status, _, err = self.ends(capfd, "cash", "x")
         assert status == 2
-        assert "there is no subcommand 'cash', only cache" in err
+        assert (
+            "there is no subcommand 'cash', only check, status, pack, copy, cache"
+            in err
+        )
 
     def test_missing_argument(self, capfd):
         status, _, err = self.ends(capfd, "cache")

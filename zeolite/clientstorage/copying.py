@@ -8,7 +8,6 @@ import tempfile
 from ZODB.blob import is_blob_record
 from ZODB.interfaces import IBlobStorage, IStorageRestoreable
 from ZODB.POSException import POSKeyError
-from ZODB.utils import load_current
 
 #: How the files are called that blobs are in on their way.
 TEMPORARY = "zeolite-copy-"
@@ -103,23 +102,14 @@ class _Store:
         self._serials = {}
 
     def record(self, record, transaction):
-        serial = self._serial(record.oid)
+        serial = self._serials.get(record.oid)
         self._storage.store(record.oid, serial, record.data, "", transaction)
         self._serials[record.oid] = record.tid
 
     def blob(self, record, path, transaction):
-        serial = self._serial(record.oid)
+        serial = self._serials.get(record.oid)
         self._storage.storeBlob(record.oid, serial, record.data, path, "", transaction)
         self._serials[record.oid] = record.tid
-
-    def _serial(self, oid):
-        """Return the object's serial, which it may have from an earlier copy."""
-        if oid not in self._serials:
-            try:
-                self._serials[oid] = load_current(self._storage, oid)[1]
-            except POSKeyError:
-                self._serials[oid] = None
-        return self._serials[oid]
 
 
 @contextlib.contextmanager

@@ -29,26 +29,29 @@ class Comparison:
     difference: str | None = None
 
 
-def headers(source, destination, last, progress):
-    """Compare all transactions up to the tid `last`, but only the last one's records.
+def headers(source, destination, progress):
+    """Compare all that the destination has with the source, and the last records.
 
-    `progress(count)` is called now and then.  Returns (how many there are, the
-    first difference or None).
+    `progress(count)` is called now and then.  Returns (how many transactions there
+    are, the last one's tid or None, the first difference or None).
     """
-    count = 0
-    pairs = itertools.zip_longest(
-        source.iterator(None, last), destination.iterator(None, last)
-    )
-    for here, there in pairs:
+    # What its `lastTransaction` says does not count: after a crash that may be a
+    # transaction which is not there.
+    count, last = 0, None
+    ours = iter(source.iterator())
+    for there in destination.iterator():
+        here = next(ours, None)
         difference = _header_difference(here, there)
-        if difference is None and here.tid == last:
-            difference = _record_difference(source, destination, here, there)
         if difference:
-            return count, difference
+            return count, last, difference
+        last = there.tid
         count += 1
         if count % 1000 == 0:
             progress(count)
-    return count, None
+    if last is None:
+        return 0, None, None
+    here, there = (next(iter(s.iterator(last, last))) for s in (source, destination))
+    return count, last, _record_difference(source, destination, here, there)
 
 
 def contents(source, destination, stop, progress):

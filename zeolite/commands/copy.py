@@ -5,6 +5,8 @@ import os
 import time
 
 from persistent.timestamp import TimeStamp
+from ZODB.interfaces import IStorageRestoreable
+from ZODB.POSException import Unsupported
 from ZODB.utils import p64, u64, z64
 
 from ..clientstorage.copying import Copying
@@ -88,6 +90,8 @@ def _told(source, destination):
         yield
     except (CommandError, ConfigurationError):
         raise
+    except Unsupported as error:
+        raise CommandError(f"{destination.text}: {servers.reason(error)}") from error
     except Exception as error:
         raise CommandError(
             f"{source.text} to {destination.text}: {servers.reason(error)}; what was "
@@ -100,6 +104,11 @@ def _last(storage):
 
 
 def _copy(source, destination, stop):
+    if not IStorageRestoreable.providedBy(destination):
+        raise CommandError(
+            "the destination cannot keep the ids of transactions, so it would be no "
+            "copy; use a file storage, or another kind that can restore"
+        )
     start = time.monotonic()
     begin = _check_beginning(source, destination, stop)
     total = source.getSize() or 0
@@ -109,8 +118,6 @@ def _copy(source, destination, stop):
         progress.has_blobs = copying.has_blobs
         for transaction in source.iterator(begin, stop) if stop != z64 else ():
             copying.copy(transaction, progress.record)
-            if progress.is_first_transaction():
-                _check_tid(destination, transaction.tid)
             progress.transaction(transaction)
     took = duration(time.monotonic() - start)
     print(
@@ -133,34 +140,20 @@ def _check_beginning(source, destination, stop):
     Raises `CommandError` if the destination has something else than the beginning
     of the source.
     """
-    last = _last(destination)
-    if last == z64:
-        return None
-    if last > stop:
-        raise CommandError(
-            f"the destination has other data: it goes up to {describe(last)}, and the "
-            f"source to {describe(stop)}"
-        )
     with ProgressLine() as line:
         label = "comparing what is there"
-        count, difference = comparing.headers(
-            source, destination, last, lambda n: line.show(f"{label}: {n:,}")
+        count, last, difference = comparing.headers(
+            source, destination, lambda n: line.show(f"{label}: {n:,}")
         )
     if difference:
         raise CommandError(
             f"the destination has other data: {difference}; if the source was packed "
             "since, copy to an empty one"
         )
+    if last is None:
+        return None
     print(f"{count:,} transactions are there already, up to {describe(last)}")
     return p64(u64(last) + 1)
-
-
-def _check_tid(destination, tid):
-    if _last(destination) != tid:
-        raise CommandError(
-            "the destination does not keep the ids of transactions, so this is no "
-            "copy; use another kind of storage"
-        )
 
 
 def _verify(source, destination, stop):
@@ -190,9 +183,6 @@ class _Progress:
         self.bytes = 0
         self.has_blobs = False
         self._estimate = 0  # Of `bytes`, what counts for the size of the source.
-
-    def is_first_transaction(self):
-        return self.transactions == 0
 
     def record(self, record, path):
         self.records += 1

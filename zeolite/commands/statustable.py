@@ -40,7 +40,7 @@ def lines(answers, before=None, columns=None):
         return []
     found = _aligned(rows)
     if columns is not None and len(found[0]) > columns:
-        found = _aligned(zip(*rows))
+        found = _aligned(zip(*rows), names=1)
     return found
 
 
@@ -110,13 +110,13 @@ def _last_commit(tid):
     return str(TimeStamp(bytes.fromhex(tid))).split(".")[0]
 
 
-def _aligned(rows):
+def _aligned(rows, names=2):
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(_cells(row, widths)) for row in rows]
+    return ["  ".join(_cells(row, widths, names)) for row in rows]
 
 
-def _cells(row, widths):
+def _cells(row, widths, names):
     for index, (cell, width) in enumerate(zip(row, widths)):
         # Names begin at the left, numbers end at the right.
-        yield cell.ljust(width) if index < 2 else cell.rjust(width)
+        yield cell.ljust(width) if index < names else cell.rjust(width)
