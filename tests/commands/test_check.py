@@ -90,6 +90,7 @@ def test_existing_data(check, tmp_path):
     "text, words",
     [
         (conf(zeolite="reed-only true"), "'reed-only' is not a known key name"),
+        (conf(storage="path none/Data.fs"), "none/Data.fs does not exist"),
         (conf(zeolite="msgpack true"), "msgpack is not spoken"),
         ("<zeolite>\naddress 0\n</zeolite>", "it needs a section for a storage"),
         (conf(zeolite="<ssl>\ncertificate none\n</ssl>"), "none cannot be read"),
@@ -112,7 +113,6 @@ def test_no_file(run, tmp_path):
 @pytest.mark.parametrize(
     "text, words",
     [
-        (conf(storage="path none/Data.fs"), "there is no directory "),
         (conf(storage="path zeolite.conf"), "is no file storage's"),
         (conf(storage="path ."), "is no file"),
         (conf(storage="path new.fs\nread-only true"), "and read-only is set"),

@@ -2,7 +2,8 @@
 
 import json
 import os
-import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -249,16 +250,24 @@ def test_wrong_usage(arguments, words, run):
 
 def test_reader_that_has_enough(full):
     """As `status ... | true`: no traceback."""
-    import subprocess
-    import sys
-
     read, write = os.pipe()
     os.close(read)
     result = subprocess.run(
         [sys.executable, "-m", "zeolite", "status", full],
         stdout=write,
         stderr=subprocess.PIPE,
-        cwd=pathlib.Path(zeolite.__file__).parent.parent,
     )
     os.close(write)
     assert (result.returncode, result.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_under_stdout(full):
+    with open("/dev/full", "w") as file:
+        result = subprocess.run(
+            [sys.executable, "-m", "zeolite", "status", full],
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"zeolite: [Errno 28] No space left on device\n"

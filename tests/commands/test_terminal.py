@@ -4,10 +4,12 @@ import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
 import termios
+import threading
 
 import pytest
 from ZODB.MappingStorage import MappingStorage
@@ -32,6 +34,8 @@ class Terminal:
             stdout=self.theirs,
             stderr=self.theirs,
             start_new_session=True,
+            # Whoever runs the tests in the background has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "COLUMNS": str(columns), "LINES": "24"},
         )
         self.output = ""
@@ -47,8 +51,6 @@ class Terminal:
 
     def end(self):
         """Wait for the end; return the status."""
-        import select
-
         while self.process.poll() is None:
             if select.select([self._ours], [], [], 0.01)[0]:
                 self.output += os.read(self._ours, 4096).decode()
@@ -118,8 +120,6 @@ def test_narrow_screen_has_a_column_for_each_storage(on_terminal, address):
 
 
 def test_pack_shows_the_time(on_terminal):
-    import threading
-
     storage, seen = MappingStorage(), threading.Event()
     storage.pack = lambda *args, **kwargs: seen.wait(20)
     server = StorageServer(("127.0.0.1", 0), {"1": storage}, ServerOptions())
@@ -162,7 +162,7 @@ def test_copy_shows_a_bar(on_terminal, tmp_path):
         ),
         (
             (300, 100, 2),
-            "[########################] 100% 100 bytes, 50 bytes/s, 2.0 s, 0.0 s left",
+            "[########################] 100% 300 bytes, 150 bytes/s, 2.0 s, 0.0 s left",
         ),
         ((5000, 0, 2), "5.0 KB, 2.5 KB/s, 2.0 s"),
     ],

@@ -66,6 +66,9 @@ def main(name, argv):
         # Whoever reads has enough.  Python would try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:  # A full disk under stdout, for instance.
+        complain(error)
+        return FAILED
 
 
 @contextlib.contextmanager
