@@ -132,6 +132,23 @@ def test_pack_shows_the_time(on_terminal):
     assert re.search(r"\r\x1b\[K127\S+ storage 1: packed in", shown.output)
 
 
+def test_interrupted_pack(on_terminal):
+    """It says what the server does, and does not wait for it."""
+    storage, may_end = MappingStorage(), threading.Event()
+    storage.pack = lambda *args, **kwargs: may_end.wait(20)
+    server = StorageServer(("127.0.0.1", 0), {"1": storage}, ServerOptions())
+    server.start()
+    shown = on_terminal("pack", text(server.address))
+    shown.wait_for("packing 0 bytes")
+    shown.process.send_signal(signal.SIGINT)
+    assert shown.end() == 130
+    assert not may_end.is_set()
+    may_end.set()
+    server.stop()
+    assert "storage 1: the server goes on with the pack\r\n" in shown.output
+    assert shown.output.endswith("zeolite: interrupted\r\n")
+
+
 def test_copy_shows_a_bar(on_terminal, tmp_path):
     path = make(tmp_path / "source")
     shown = on_terminal(

@@ -137,9 +137,14 @@ def _wait(line, label, before, function):
 
     thread = threading.Thread(target=work, name="zeolite-pack", daemon=True)
     thread.start()
-    while thread.is_alive():
-        line.show(f"{label}: packing {size(before)}, {duration(line.elapsed)}")
-        thread.join(TICK)
+    try:
+        while thread.is_alive():
+            line.show(f"{label}: packing {size(before)}, {duration(line.elapsed)}")
+            thread.join(TICK)
+    except KeyboardInterrupt:
+        line.show("")
+        complain(f"{label}: the server goes on with the pack")
+        raise
     if errors:
         raise errors[0]
 
