@@ -67,6 +67,7 @@ def test_server_of_no_use_and_another(kind, full, run):
         assert status == 1
         assert err.startswith(f"zeolite: {dead}: ") and err.count("\n") == 1
         assert full in out
+        assert ("no answer within 0.3 seconds" in err) == (kind == "slow")
         status, out, err = run("status", dead, full, "--json", "--timeout", 0.3)
         assert (status, err) == (1, "")
         assert set(json.loads(out)[dead]) == {"error"}

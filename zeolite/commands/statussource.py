@@ -13,7 +13,7 @@ from ..clientstorage.addresses import Resolver
 from ..clientstorage.strangers import refusal
 from ..errors import ProtocolError
 from ..wire import messages
-from ..wire.channel import ConnectionLost, PlainChannel
+from ..wire.channel import ConnectionLost, PeerSilent, PlainChannel
 from ..wire.frames import FrameReader, frame
 from ..wire.tls import TLSChannel
 
@@ -61,11 +61,17 @@ def ask(address, access):
             break
         except (OSError, ConnectionLost) as error:
             if number == len(places) - 1:
-                text = getattr(error, "strerror", None) or str(error)
-                raise NoStatus(" ".join(text.split())) from error
+                raise NoStatus(_why(error, access)) from error
     storages = _storages(data)
     end = time.monotonic()
     return Answer(storages, end - start, end)
+
+
+def _why(error, access):
+    if isinstance(error, PeerSilent | TimeoutError):
+        return f"no answer within {access.timeout:g} seconds"
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split())
 
 
 def _places(address, deadline):
