@@ -22,7 +22,10 @@ setup(
         "zeolite.as_zeo": ["*.xml"],
         "zeolite.monitor": ["*.html"],
     },
-    entry_points={"zodburi.resolvers": ["zeolite = zeolite.uri:resolve"]},
+    entry_points={
+        "console_scripts": ["zeolite = zeolite.__main__:main"],
+        "zodburi.resolvers": ["zeolite = zeolite.uri:resolve"],
+    },
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "test": [

@@ -31,7 +31,7 @@ def main(argv=None):
     if argv and argv[0] in commands.NAMES:
         return commands.main(argv[0], argv[1:])
     parser = Parser(
-        prog="python -m zeolite",
+        prog=commands.program(),
         usage="%(prog)s [options], or %(prog)s SUBCOMMAND ...",
         description=_DESCRIPTION,
         epilog=commands.summary(),

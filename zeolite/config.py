@@ -210,6 +210,8 @@ class ServerSection:
     """A `<zeolite>` or `<zeo>` section."""
 
     def __init__(self, section):
+        #: All keys as ZConfig has them, for `python -m zeolite check`.
+        self.values = section
         self.address = section.address
         self.pid_filename = section.pid_filename
         #: A `TLSSettings`, or None for no encryption.
