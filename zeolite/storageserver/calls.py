@@ -8,7 +8,7 @@ when they are done.  Those that write are in `writing.py`.
 
 import logging
 
-from ZODB.POSException import Unsupported
+from ZODB.POSException import POSError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
@@ -31,6 +31,10 @@ from .methods import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+#: Seconds since 1970; not every system can tell a date for more.
+_END_OF_TIME = 100_000_000_000
 
 
 # The connection.
@@ -103,7 +107,11 @@ def _history(session, oid, size=1):
 
 
 def _record_iternext(session, next=None):
-    return _storage_method(session, "record_iternext")(next)
+    record_iternext = _storage_method(session, "record_iternext")
+    try:
+        return record_iternext(next)
+    except ValueError as error:  # What a file storage makes of an oid too large.
+        raise StorageError(f"there is no next record: {error}") from None
 
 
 def _undo_log(session, first, last):
@@ -124,6 +132,8 @@ def _storage_method(session, name):
 
 def _pack(session, when, wait, *rest):
     *gc, message_id = rest
+    if not 0 <= when < _END_OF_TIME:
+        raise StorageError(f"{when!r} is no time to pack to")
     # Not every storage takes it.
     options = {"gc": bool(gc[0])} if gc else {}
 
@@ -135,7 +145,13 @@ def _pack(session, when, wait, *rest):
         if wait:
             session.respond(message_id, "pack", answer)
         elif answer is not None:
-            logger.error("client %s: pack failed", session, exc_info=answer)
+            is_expected = isinstance(answer, POSError)
+            logger.error(
+                "client %s: pack failed: %s",
+                session,
+                answer,
+                exc_info=None if is_expected else answer,
+            )
 
     session.served.in_helper("pack", respond, pack)
     return DELAYED if wait else None

@@ -16,9 +16,13 @@ def transaction_metadata(user, description, extension):
     """Return ZODB's `TransactionMetaData`.
 
     `user` and `description` are bytes or text, `extension` is a dictionary or
-    its pickle.  Raises `StorageError` for an extension that is not plain data.
+    its pickle.  Raises `StorageError` for an extension that is not plain data, and
+    for text that cannot be encoded.
     """
-    metadata = TransactionMetaData(user, description, extension)
+    try:
+        metadata = TransactionMetaData(user, description, extension)
+    except UnicodeEncodeError as error:
+        raise StorageError(f"a transaction's user or description: {error}") from None
     if isinstance(extension, bytes):
         try:
             metadata.extension = load_plain(extension) if extension else {}

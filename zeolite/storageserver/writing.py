@@ -10,6 +10,7 @@ from ZODB.POSException import (
     ConflictError,
     StorageError,
     StorageTransactionError,
+    Unsupported,
 )
 
 from ..wire import messages
@@ -51,9 +52,17 @@ def store(session, oid, serial, data, id):
     session.transaction(id).stage("store", oid, serial, data)
 
 
+def _transaction(session, id, needed):
+    """Return a transaction, which fails if its storage has no method `needed`."""
+    transaction = session.transaction(id)
+    if not hasattr(session.storage, needed):
+        transaction.fail(Unsupported(f"this storage has no {needed}"))
+    return transaction
+
+
 def restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
-    session.transaction(id).stage("restore", oid, serial, data, prev_txn)
+    _transaction(session, id, "restore").stage("restore", oid, serial, data, prev_txn)
 
 
 def store_blob_start(session):
@@ -106,7 +115,7 @@ def _give_up_upload(session):
 
 
 def delete_object(session, oid, serial, id):
-    session.transaction(id).stage("delete", oid, serial)
+    _transaction(session, id, "deleteObject").stage("delete", oid, serial)
 
 
 def check_current(session, oid, serial, id):
@@ -114,7 +123,7 @@ def check_current(session, oid, serial, id):
 
 
 def undo(session, transaction_id, id):
-    session.transaction(id).stage("undo", transaction_id)
+    _transaction(session, id, "undo").stage("undo", transaction_id)
 
 
 def vote(session, id, message_id):
