@@ -6,6 +6,7 @@
 """
 
 import collections
+import itertools
 import os
 import random
 
@@ -49,7 +50,7 @@ def _torn(rng, data):
     """Return `data` in pieces, of which the last may be missing."""
     places = sorted(rng.randrange(len(data)) for _ in range(rng.randrange(9)))
     places = [0, *places, len(data) - rng.choice([0, 0, 1, 9])]
-    return [data[a:b] for a, b in zip(places, places[1:]) if a < b]
+    return [data[a:b] for a, b in itertools.pairwise(places) if a < b]
 
 
 @settings(

@@ -19,6 +19,8 @@ import threading
 import traceback
 import weakref
 
+import transaction
+import ZODB
 import ZODB.blob
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -279,9 +281,6 @@ class World(contextlib.ExitStack):
 
     def _fill(self):
         """Commit some objects and a blob; return (tids, (oid, tid) of the blob)."""
-        import transaction
-        import ZODB
-
         has_blobs = hasattr(self.storage, "fshelper")
         manager = transaction.TransactionManager()
         db = ZODB.DB(_Unclosed(self.storage))

@@ -22,7 +22,7 @@ from .. import errors
 from ..errors import ProtocolError, ServerException
 from . import packed
 from .frames import frame
-from .pickles import unpickler
+from .pickles import MAX_PLAIN, unpickler
 
 #: What is sent to say which protocol is spoken: pickles, version 5.
 PROTOCOL = b"Z5"
@@ -129,7 +129,7 @@ def load_extension(extension):
         return {}
 
 
-_load_call = unpickler(_PLAIN)
+_load_call = unpickler(_PLAIN, plain=MAX_PLAIN)
 _load_reply = unpickler(_PLAIN | _ERRORS)
 
 

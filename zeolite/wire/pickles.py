@@ -12,6 +12,8 @@ unpickler can be hurt without a single import:
   remembered is used again at most `MAX_READS` times; peers do not do it at all);
 - numbers chosen to have the same hash make a dictionary slow (here: at most
   `MAX_LONGS` are long enough for that);
+- a few megabytes of small objects become a hundred times as much in memory (here:
+  what a client sends has at most `MAX_PLAIN` bytes that are no long strings);
 - opcodes that the protocol has no use for (persistent ids, extension codes,
   class instances, anything newer than pickle protocol 3) are refused.
 
@@ -36,6 +38,10 @@ MAX_READS = 16
 
 #: How many numbers of more than 64 bits a pickle may have.
 MAX_LONGS = 64
+
+#: How many bytes a client's message may have besides strings of 32 bytes or more.
+#: An empty list is one byte here, and 56 in memory.
+MAX_PLAIN = 256 * 1024
 
 _TUPLES_IN_A_RUN = 6
 _STOP = ord(".")
@@ -73,10 +79,10 @@ def _run_pattern(memo_bits):
     return re.compile(run, re.DOTALL)
 
 
-def _scan(data, calls, old_protocols=False):
+def _scan(data, calls, old_protocols=False, plain=None):
     """Say whether `data`, which is safe to load, names anything.
 
-    Raises `ProtocolError` where it is not safe.
+    `plain` is what `MAX_PLAIN` says, or None for no limit.  Raises `ProtocolError` where it is not safe.
     """
     if data[:2] in (b"\x80\x03", b"\x80\x02"):
         position = 2
@@ -86,6 +92,7 @@ def _scan(data, calls, old_protocols=False):
         raise ProtocolError("not a pickle of protocol 3")
     match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
     size, tuples, reads, longs, names = len(data), 0, 0, 0, False
+    strings = 0  # Bytes of those that no run has.
     while True:
         run = match(data, position)
         position = run.end()
@@ -102,6 +109,8 @@ def _scan(data, calls, old_protocols=False):
         if opcode == _STOP:
             if position != size:
                 raise ProtocolError("bytes behind the end of a pickle")
+            if plain is not None and size - strings > plain:
+                raise ProtocolError("too many small objects in a pickle")
             return names
         field = _SIZED.get(opcode)
         if field is None and old_protocols:
@@ -113,6 +122,7 @@ def _scan(data, calls, old_protocols=False):
             position = start + field.unpack_from(data, position)[0]
             if position > size:
                 raise ProtocolError("a length that lies in a pickle")
+            strings += position - start
             if opcode == _LONG and position - start > 8:
                 # Enough of them can be chosen to have the same hash.
                 longs += 1
@@ -138,14 +148,15 @@ def _scan(data, calls, old_protocols=False):
             position -= 1
 
 
-def unpickler(table, old_protocols=False):
+def unpickler(table, old_protocols=False, plain=None):
     """Return a function that loads pickles in which only `table` has names.
 
     `table` maps (module, name) to what stands for it.  The function takes bytes
     and returns the object; it raises `ProtocolError` for whatever is not a
     well-behaved pickle.  With `old_protocols` it also takes what Python 2 wrote
     into databases, whose strings are bytes, and memo reads without limit as long
-    as there is no tuple, because ZODB's pickles have them.
+    as there is no tuple, because ZODB's pickles have them.  `plain` (bytes) limits
+    what is no long string, see `MAX_PLAIN`.
     """
 
     class Unpickler(pickle.Unpickler):
@@ -160,7 +171,7 @@ def unpickler(table, old_protocols=False):
 
     def load(data):
         try:
-            names = _scan(data, calls, old_protocols)
+            names = _scan(data, calls, old_protocols, plain)
             if names or old_protocols:
                 return Unpickler(io.BytesIO(data), encoding="bytes").load()
             # Without a name there is nothing to look up and nothing to call.
