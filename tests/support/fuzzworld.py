@@ -377,16 +377,14 @@ class World(contextlib.ExitStack):
                 what = "error" if flag == messages.ERROR_REPLY else name
                 self.answers[what] += 1
 
-    def close(self):
-        gc.collect()
-        assert not self._ended, "sessions are kept in memory"
-        super().close()
-
     def __exit__(self, kind, *args):
-        if kind is None:
-            gc.collect()
-            assert not self._ended, "sessions are kept in memory"
-        return super().__exit__(kind, *args)
+        try:
+            if kind is None:
+                gc.collect()
+                kept = [gc.get_referrers(session) for session in self._ended]
+                assert not kept, f"sessions are kept in memory by {kept}"
+        finally:
+            super().__exit__(kind, *args)
 
 
 class _Unclosed:
