@@ -253,6 +253,8 @@ class Connection:
         if self._label:
             link.post(messages.encode_one_way("set_client_label", (self._label,)))
         info = ask("get_info")
+        if type(info) is not dict:
+            raise ProtocolError("the server does not tell about its storage")
         if info.get("zeolite"):
             link.is_zeolite = True
             link.transaction_lock = None

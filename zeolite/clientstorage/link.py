@@ -11,6 +11,8 @@ import itertools
 import threading
 import time
 
+from ZODB.POSException import ReadOnlyError
+
 from ..errors import ClientDisconnected, ForkedStorageError, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
@@ -247,7 +249,8 @@ class Link:
         """Make a call, wait for the reply, until `deadline`; return the result.
 
         `take` is given what the server says meanwhile, which is otherwise an
-        error.
+        error.  Raises the server's error if it is one that refuses a client, and
+        `ConnectionLost` for any other: a server that is no use.
         """
         call = self.call(name, args)
         while not call.is_done:
@@ -262,7 +265,17 @@ class Link:
                 take(message)
             else:
                 raise ProtocolError(f"the server's call of {said[:50]!r} is too early")
-        return call.wait()
+        try:
+            return call.wait()
+        except (ReadOnlyError, ValueError, ClientDisconnected):
+            raise
+        except Exception as error:
+            if not call.is_refused:
+                raise
+            what = type(error).__name__
+            raise ConnectionLost(
+                f"it answers {name!r} with an error, {what}"
+            ) from error
 
     def notice_silence(self, seconds):
         """Have `receive` raise `PeerSilent` whenever nothing came for so long."""

@@ -9,7 +9,7 @@ when they are done.  Those that write are in `writing.py`.
 import logging
 import time
 
-from ZODB.POSException import StorageError, Unsupported
+from ZODB.POSException import POSError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 #: How many transactions or revisions a client is told of in one reply.
 MOST_RESULTS = 10_000
+
+
+#: Seconds since 1970; not every system can tell a date for more.
+_END_OF_TIME = 100_000_000_000
 
 
 # The connection.
@@ -108,7 +112,11 @@ def _history(session, oid, size=1):
 
 
 def _record_iternext(session, next=None):
-    return _storage_method(session, "record_iternext")(next)
+    record_iternext = _storage_method(session, "record_iternext")
+    try:
+        return record_iternext(next)
+    except ValueError as error:  # What a file storage makes of an oid too large.
+        raise StorageError(f"there is no next record: {error}") from None
 
 
 def _undo_log(session, first, last):
@@ -152,6 +160,8 @@ def _storage_method(session, name):
 def _pack(session, when, wait, *rest):
     *gc, message_id = rest
     _check_pack_allowed(session)
+    if not 0 <= when < _END_OF_TIME:
+        raise StorageError(f"{when!r} is no time to pack to")
     # Not every storage takes it.
     options = {"gc": bool(gc[0])} if gc else {}
 
@@ -174,8 +184,13 @@ def _pack(session, when, wait, *rest):
         if wait:
             session.respond(message_id, "pack", answer, may_wait=True)
         elif answer is not None:
+            is_expected = isinstance(answer, POSError)
             session.log.error(
-                "pack failed", "client %s: pack failed", session, exc_info=answer
+                "pack failed",
+                "client %s: pack failed: %s",
+                session,
+                answer,
+                exc_info=None if is_expected else answer,
             )
 
     session.served.in_helper(session, "pack", respond, pack)

@@ -28,7 +28,12 @@ import time
 from collections import OrderedDict
 from functools import partial
 
-from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
+from ZODB.POSException import (
+    ConflictError,
+    StorageError,
+    StorageTransactionError,
+    UndoError,
+)
 from ZODB.utils import maxtid
 
 from .measures import COMMIT_BOUNDS, Histogram
@@ -518,7 +523,11 @@ def _check_current(storage, metadata, oids, oid, serial):
 
 
 def _undo(storage, metadata, oids, transaction_id):
-    undone = storage.undo(transaction_id, metadata)
+    try:
+        undone = storage.undo(transaction_id, metadata)
+    except (AssertionError, ValueError) as error:
+        # Storages take it for granted that they have made this id themselves.
+        raise UndoError(f"there is no transaction {transaction_id!r}") from error
     # A storage may tell here what it has undone, or only when it votes.
     return undone[1] if undone else ()
 

@@ -120,6 +120,10 @@ class Delivery:
         with self._lock:
             self._closed = True
             self._idle = False
+            # The log knows this as the origin of commits for as long as it has them,
+            # and is not to keep the whole session with its last messages.
+            self._on_failure = _ignore
+            self._gathered.clear()
 
     def _send_gathered(self):
         gathered = self._gathered
@@ -257,6 +261,10 @@ class Delivery:
                     break
         if frames:
             self._channel.offer(b"".join(frames))
+
+
+def _ignore(error):
+    """What a connection that is closed does about a failure."""
 
 
 class Dispatcher:

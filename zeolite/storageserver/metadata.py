@@ -20,9 +20,12 @@ def transaction_metadata(user, description, extension):
 
     `user` and `description` are bytes or text, `extension` is a dictionary or
     its pickle.  Raises `StorageError` for an extension that is not plain data, and
-    for what is too long.
+    for text that cannot be encoded and for what is too long.
     """
-    metadata = TransactionMetaData(user, description, extension)
+    try:
+        metadata = TransactionMetaData(user, description, extension)
+    except UnicodeEncodeError as error:
+        raise StorageError(f"a transaction's user or description: {error}") from None
     for name in ("user", "description", "extension_bytes"):
         if len(getattr(metadata, name)) > LONGEST:
             raise StorageError(

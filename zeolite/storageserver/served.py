@@ -438,6 +438,7 @@ class Served:
                 transaction.run_vote()
             except Exception:
                 logger.exception("storage %s: a vote was not answered", self.name)
+            del transaction  # The next may be long in coming.
 
     def _watch(self):
         timeout, late = self.options.transaction_timeout, None

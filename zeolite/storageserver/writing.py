@@ -10,6 +10,7 @@ from ZODB.POSException import (
     ConflictError,
     StorageError,
     StorageTransactionError,
+    Unsupported,
 )
 
 from ..wire import messages
@@ -67,9 +68,17 @@ def store(session, oid, serial, data, id):
     transaction.stage("store", oid, serial, data)
 
 
+def _transaction(session, id, needed):
+    """Return a transaction, which fails if its storage has no method `needed`."""
+    transaction = session.transaction(id)
+    if not hasattr(session.storage, needed):
+        transaction.fail(Unsupported(f"this storage has no {needed}"))
+    return transaction
+
+
 def restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
-    transaction = session.transaction(id)
+    transaction = _transaction(session, id, "restore")
     if data == b"":
         transaction.fail(StorageError(_EMPTY))
     transaction.stage("restore", oid, serial, data, prev_txn)
@@ -129,7 +138,7 @@ def _give_up_upload(session):
 
 
 def delete_object(session, oid, serial, id):
-    session.transaction(id).stage("delete", oid, serial)
+    _transaction(session, id, "deleteObject").stage("delete", oid, serial)
 
 
 def check_current(session, oid, serial, id):
@@ -137,7 +146,7 @@ def check_current(session, oid, serial, id):
 
 
 def undo(session, transaction_id, id):
-    session.transaction(id).stage("undo", transaction_id)
+    _transaction(session, id, "undo").stage("undo", transaction_id)
 
 
 def vote(session, id, message_id):
