@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 #: What sessions count.
 COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
 
+#: Seconds that threads have to end at least.
+LEAST_PATIENCE = 1
+
 #: The interfaces of a storage whose methods clients can reach.
 REACHABLE = (
     ZODB.interfaces.IStorage,
@@ -112,6 +115,9 @@ class Served:
         """
         self.commit_lock.close()
         self.dispatcher.close()
+        if deadline is not None:
+            # Another storage may have used up the time.
+            deadline = max(deadline, time.monotonic() + LEAST_PATIENCE)
         threads = [thread for thread in self._threads if thread.ident is not None]
         for thread in [*threads, *list(self._helpers)]:
             thread.join(deadline and max(0, deadline - time.monotonic()))
