@@ -42,6 +42,9 @@ _SETTLED = 5
 #: How many objects may have changed for a client to be told which.
 MOST_CHANGED = 1_000_000
 
+#: Seconds that threads have to end at least.
+LEAST_PATIENCE = 1
+
 #: The interfaces of a storage whose methods clients can reach.
 REACHABLE = (
     ZODB.interfaces.IStorage,
@@ -137,6 +140,9 @@ class Served:
         self.dispatcher.close()
         with self._lock:
             helpers = list(self._helpers)
+        if deadline is not None:
+            # Another storage may have used up the time.
+            deadline = max(deadline, time.monotonic() + LEAST_PATIENCE)
         threads = [thread for thread in self._threads if thread.ident is not None]
         for thread in [*threads, *helpers]:
             thread.join(deadline and max(0, deadline - time.monotonic()))
