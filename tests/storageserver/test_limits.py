@@ -63,7 +63,7 @@ class TestMessages:
 
     @pytest.mark.parametrize(
         "args",
-        [b"}" * MOST_PLAIN, b"]" * MOST_PLAIN, b"X" + struct.pack("<I", 2**19) + b"x" * 2**19],
+        [b"}" * MOST_PLAIN, b"]" * MOST_PLAIN, b"X" + struct.pack("<I", 2**21) + b"x" * 2**21],
         ids=["dictionaries", "lists", "text"],
     )  # fmt: skip
     def test_small_messages_of_many_objects(self, server, caplog, args):
