@@ -131,7 +131,7 @@ def load_extension(extension):
 
 #: Bytes that a call may have beside strings of bytes, such as records.  Clients send
 #: little else; the most are numbers of iterators and a transaction's extended info.
-MOST_PLAIN = 256 * 1024
+MOST_PLAIN = 1024 * 1024
 
 _load_call = unpickler(_PLAIN, most=MOST_PLAIN)
 _load_reply = unpickler(_PLAIN | _ERRORS)
