@@ -60,15 +60,15 @@ def with_blobs(bench, system):
 def with_and_without_monitor(bench, system, which=(False, True)):
     """Two servers of the same content; the second's monitor is asked each second.
 
-    Gives their targets.  `which` of them have a monitor at all.
+    Gives pairs of their targets and process ids.  `which` of them have a monitor at all.
     """
     scratch = bench.scratch
     with contextlib.ExitStack() as stack:
         targets = []
         for monitored in which:
             made = serving(scratch, system, bench.records(), monitored=monitored)
-            targets.append(stack.enter_context(made)[0])
-        for target in targets:
+            targets.append(stack.enter_context(made))
+        for target, _ in targets:
             if "monitor" in target:
                 port = target["monitor"]
                 scraper = stack.enter_context(Worker(scratch, "scrape", port=port))
