@@ -50,7 +50,9 @@ def headers(source, destination, progress):
             progress(count)
     if last is None:
         return 0, None, None
-    here, there = (next(iter(s.iterator(last, last))) for s in (source, destination))
+    # A transaction's records can be had as long as its iterator is there.
+    iterators = [iter(s.iterator(last, last)) for s in (source, destination)]
+    here, there = map(next, iterators)
     return count, last, _record_difference(source, destination, here, there)
 
 
