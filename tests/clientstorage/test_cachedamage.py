@@ -139,6 +139,8 @@ class TestOtherBoot:
         monkeypatch.setattr(
             cacheowner.subprocess, "check_output", lambda *_, **__: "garbage"
         )
+        uncached = cacheowner.known_boot_id.__wrapped__
+        monkeypatch.setattr(cacheowner, "known_boot_id", uncached)
         unknown = cacheowner.boot_id.__wrapped__
         assert len(unknown()) == 16
         assert unknown() != unknown()

@@ -21,6 +21,7 @@ from ..wire.tlserrors import TLSFailed
 from . import forking
 from .call import Call
 from .strangers import refusal
+from .transfer import Uploads
 
 #: How often a server may let a sign of life be missing while it has something to
 #: do that may take it long: anything else than loads.
@@ -60,10 +61,7 @@ class Link:
         self.dropped_iterators = []
         #: (oid, serial) -> the `Download` of that blob.
         self.downloads = {}
-        #: Held by who uploads a blob.  It guards the calls that tell how far the
-        #: server is with the uploads.
-        self.upload_lock = threading.Lock()
-        self.upload_pings = collections.deque()
+        self.uploads = Uploads()
         #: Whether the server is one of ours, and not a stock ZEO server.
         self.is_zeolite = False
         #: What a transaction holds from its first call to its last, if the
@@ -108,6 +106,11 @@ class Link:
         entered = [self._enter_load(oid, tid, on_loaded) for oid in oids]
         self._send(b"".join([data for _, data in entered]), wait=True)
         return [call for call, _ in entered]
+
+    @property
+    def has_loads(self):
+        """Whether somebody waits for a load now."""
+        return bool(self._loads)
 
     def post(self, data):
         """Send one-way calls that are encoded already.

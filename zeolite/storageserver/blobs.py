@@ -28,7 +28,7 @@ from ..wire import messages
 logger = logging.getLogger(__name__)
 
 #: Bytes in one message.
-CHUNK = 64 * 1024
+CHUNK = 120 * 1024
 
 #: What files are called that clients upload.
 PREFIX = "zeolite-upload-"
