@@ -315,7 +315,7 @@ class Connection:
             if download is not None:
                 download.receive(name, args[-1])
         else:
-            raise ProtocolError(f"the server's call of {name[:50]!r} makes no sense")
+            raise ProtocolError(f"the server's call of {name[:50]!a} makes no sense")
 
     def _failed(self, address, error):
         if not isinstance(error, _EXPECTED):

@@ -267,7 +267,7 @@ class Link:
             elif take is not None:
                 take(message)
             else:
-                raise ProtocolError(f"the server's call of {said[:50]!r} is too early")
+                raise ProtocolError(f"the server's call of {said[:50]!a} is too early")
         try:
             return call.wait()
         except (ReadOnlyError, ValueError, ClientDisconnected):

@@ -157,7 +157,7 @@ def shared_file(storage, oid, name):
     """
     directory_of(storage)
     if not _shared_name(name):
-        raise StorageError(f"no name for a blob's file: {name[:100]!r}")
+        raise StorageError(f"no name for a blob's file: {name[:100]!a}")
     fshelper = getattr(storage, "fshelper", None)
     if fshelper is None:
         raise Unsupported("this storage does not share its blob directory")

@@ -170,7 +170,7 @@ class Session:
         served = self._storages.get(name)
         if served is None:
             names = ", ".join(map(repr, sorted(self._storages)))
-            raise ValueError(f"unknown storage {name!r}; this server has {names}")
+            raise ValueError(f"unknown storage {name!a}; this server has {names}")
         if not read_only and served.is_read_only():
             raise ReadOnlyError(f"storage {name!r} is read-only on this server")
         self.read_only = bool(read_only)
@@ -324,7 +324,7 @@ class Session:
             return
         method = METHODS.get(name)
         if method is None or (self.served is None) != (name == "register"):
-            raise ProtocolError(f"the call of {name[:50]!r} is not possible")
+            raise ProtocolError(f"the call of {name[:50]!a} is not possible")
         method.check(name, args)
         one_way = flag == messages.ONE_WAY
         if not one_way:
