@@ -138,7 +138,7 @@ def test_label_cannot_forge_a_line_in_the_log(server, caplog):
             "utf-8", "surrogatepass"
         ),
     )
-    client.socket.sendall(message(2, 0, "fly", ()))
+    client.socket.sendall(message(2, 0, "fly \u00e4\n", ()))
     assert client.is_closed()
     wait_until(lambda: "closed" in caplog.text)
     (line,) = [r.getMessage() for r in caplog.records if "closed" in r.getMessage()]
