@@ -9,6 +9,7 @@ left behind.
 import collections
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import queue
@@ -28,7 +29,8 @@ from ZODB.utils import p64, z64
 
 from zeolite.storageserver.options import ServerOptions
 from zeolite.storageserver.served import Served
-from zeolite.storageserver.session import Session
+from zeolite.storageserver.session import Session, logger
+from zeolite.storageserver.sparselog import INTERVAL, SparseLog
 from zeolite.wire import messages
 from zeolite.wire.channel import ConnectionLost, PeerSilent
 from zeolite.wire.frames import FrameReader
@@ -41,6 +43,11 @@ _OWN_OID = p64(0x10_0000)
 
 #: Seconds in which the client that works is answered.
 _PATIENCE = 60
+
+
+def every_line():
+    """A log for a session that leaves nothing out."""
+    return SparseLog(logger, itertools.count(step=2 * INTERVAL).__next__)
 
 
 class Memory:
@@ -57,6 +64,8 @@ class Memory:
         self._pieces = collections.deque(pieces)
         self._takes = takes
         self._ended = False
+        self.bytes_received = self.bytes_sent = 0
+        self.is_stalled = False
         self._lock = threading.Lock()  # Guards the two below.
         self.sent = []
         self._size = 0
@@ -132,7 +141,9 @@ class WorkingClient:
 
     def __init__(self, storages, options):
         self._channel = Pipe()
-        self.session = Session(self._channel, "the good one", storages, options)
+        self.session = Session(
+            self._channel, "the good one", storages, options, every_line()
+        )
         self._thread = threading.Thread(target=self.session.run)
         self._thread.start()
         self._frames = FrameReader(1 << 30)
@@ -194,6 +205,7 @@ COMPLAINTS = [
     "pack failed: Already packed to a later time",  # A MappingStorage.
     r"pack failed: b'(?:\\x..|.){8}'",  # A FileStorage: a reference to nothing.
     "pack failed: Already packing",
+    "pack failed: .* is no time to pack to",
 ]
 
 
@@ -206,6 +218,8 @@ class Log(logging.Handler):
 
     def emit(self, record):
         text = record.getMessage()
+        # Whoever keeps the record is not to keep the session with it.
+        record.msg, record.args = text, None
         what = text.partition("(the bad one): ")[2] or text.partition("one: ")[2]
         if record.exc_info:
             what = f"{what.partition(':')[0]}: {record.exc_info[1]}"
@@ -309,7 +323,9 @@ class World(contextlib.ExitStack):
         if pieces is None:
             pieces = [framed(data) for _, data in frames]
         channel = Memory(pieces, takes)
-        session = Session(channel, "the bad one", self._storages, self._options)
+        session = Session(
+            channel, "the bad one", self._storages, self._options, every_line()
+        )
         session._frames = reader = Counted()
         if rival:
             self._good.vote()

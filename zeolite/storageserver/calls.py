@@ -9,7 +9,7 @@ when they are done.  Those that write are in `writing.py`.
 import logging
 import time
 
-from ZODB.POSException import POSError, StorageError, Unsupported
+from ZODB.POSException import StorageError, Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
@@ -184,14 +184,7 @@ def _pack(session, when, wait, *rest):
         if wait:
             session.respond(message_id, "pack", answer, may_wait=True)
         elif answer is not None:
-            is_expected = isinstance(answer, POSError)
-            session.log.error(
-                "pack failed",
-                "client %s: pack failed: %s",
-                session,
-                answer,
-                exc_info=None if is_expected else answer,
-            )
+            session.log_failure("pack", answer)
 
     session.served.in_helper(session, "pack", respond, pack)
     return DELAYED if wait else None

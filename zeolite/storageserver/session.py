@@ -145,7 +145,7 @@ class Session:
             if seconds > self._slow:
                 report_slow_call(self, name, args, seconds)
         if isinstance(answer, Exception):
-            self._log_error(name, answer)
+            self.log_failure(name, answer)
             reply = messages.encode_error(message_id, answer)
         else:
             reply = _encode_reply(message_id, answer)
@@ -309,7 +309,7 @@ class Session:
             found = self.storage.loadBefore(oid, tid)
             answer = messages.encode_loaded(message_id, found)
         except Exception as error:
-            self._log_error("loadBefore", error)
+            self.log_failure("loadBefore", error)
             answer = messages.encode_error(message_id, error)
         seconds = perf_counter() - start
         if seconds > self._slow:
@@ -341,7 +341,7 @@ class Session:
         except (ConnectionLost, FellBehind):
             raise
         except Exception as error:
-            self._log_error(name, error)
+            self.log_failure(name, error)
             answer = None if one_way else messages.encode_error(message_id, error)
         if method.may_answer_later:
             self._delayed.pop(message_id, None)
@@ -352,12 +352,16 @@ class Session:
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
-    def _log_error(self, name, error):
-        is_expected = isinstance(error, _EXPECTED) and name != "pack"
-        if is_expected or name == "register":
+    def log_failure(self, name, error):
+        """Log, where it is worth that, that a call has failed.  For any thread."""
+        cause = f"{name} failed with {type(error).__name__}"
+        is_expected = isinstance(error, _EXPECTED)
+        if is_expected and name == "pack":
+            # Whoever relies on packs is to know.
+            self.log.error(cause, "client %s: pack failed: %s", self, _text(error))
+        elif is_expected or name == "register":
             logger.debug("client %s: %s: %s", self, name, _text(error))
         else:
-            cause = f"{name} failed with {type(error).__name__}"
             self.log.error(cause, "client %s: %s failed", self, name, exc_info=error)
 
     def _leave(self):
