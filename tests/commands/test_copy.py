@@ -103,7 +103,7 @@ def test_server_to_file(kind, start, options, run, tmp_path, target, to_target):
     assert all_of(target) == all_of(path)
 
 
-def test_sections(source, target, run, start, tmp_path):
+def test_sections(source, to_target, run, start, tmp_path):
     """A `<clientstorage>`, as it is and imported; and a section with a wrapper."""
     host, _, port = start().rpartition(":")
     (tmp_path / "file.conf").write_text(FILE_STORAGE.format(source.parent))
@@ -116,8 +116,18 @@ def test_sections(source, target, run, start, tmp_path):
         status, out, err = run("copy", tmp_path / "file.conf", conf, "--verify")
         assert (status, err) == (0, "")
         assert out.endswith(SAME)
-    status, out, _ = run("copy", conf, target, "--destination-blobs", target.parent)
-    assert status == 0
+    status, _, err = run("copy", conf, *to_target)
+    assert (status, err) == (0, "")
+
+
+def test_directory_with_other_files_is_not_emptied(from_source, target, run):
+    (target.parent / "precious").touch()
+    status, out, err = run(
+        "copy", *from_source, target, "--destination-blobs", target.parent
+    )
+    assert (status, out) == (1, "")
+    assert "is not empty" in err
+    assert os.listdir(target.parent) == ["precious"]
 
 
 def test_read_only_server_is_no_destination(from_source, start, run):

@@ -644,7 +644,7 @@ class TestStream:
         delivery.close()
         with pytest.raises(ConnectionLost):
             delivery.stream(b"chunk")
-        assert len(failures) == 1
+        assert not failures  # The session is over.
 
 
 class TestHostile:

@@ -83,7 +83,7 @@ class TestMessages:
         # Neither of the two ways in which pickles write bytes, nor the packed one.
         for oid, message in (
             (1, (0, 1, "storea", (p64(1), z64, data, 1))),
-            (2, (0, True, "restorea", (p64(2), p64(9), data, None, 1))),
+            (2, (0, True, "storea", (p64(2), None, data, 1))),
         ):
             assert len(pickle.dumps(message, 3)) > MOST_PLAIN, oid
             client.send_frame(pickle.dumps(message, 3))

@@ -106,6 +106,7 @@ class End:
                 if not os.path.exists(path):
                     raise CommandError(f"{path}: there is no such file")
             return FileStorage(self._what, read_only=True, blob_dir=self._blobs)
+        _check_blobs_of_new_file(self._what, self._blobs)
         storage = FileStorage(self._what, blob_dir=self._blobs)
         if self._blobs:
             # The storage is locked, so these are of copies that were killed.
@@ -114,6 +115,18 @@ class End:
             ):
                 path.unlink()
         return storage
+
+
+def _check_blobs_of_new_file(path, blobs):
+    """Raise where ZODB, as it makes a file storage, would empty a directory."""
+    if not blobs or os.path.exists(path):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if os.listdir(blobs):
+            raise CommandError(
+                f"{blobs}: is not empty, and a new file storage removes what is in its "
+                "directory for blobs; name one of its own"
+            )
 
 
 def _meaning(text):
