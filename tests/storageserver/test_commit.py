@@ -13,7 +13,8 @@ from tests.support.blocking import Gate
 from tests.support.rawclient import Failed, RawClient
 from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
-from zeolite.storageserver.commit import CommitLock, State
+from zeolite.storageserver.commit import State
+from zeolite.storageserver.commitlock import CommitLock
 
 
 def voting(server, count, first=1):

@@ -1,7 +1,7 @@
-"""The commit lock, transactions, and the timeout that guards the lock.
+"""Transactions, from their first call to their end.
 
-One transaction at a time may be between its vote and its end.  The commit lock
-is first come, first served.  A vote that finds it free runs in the client's
+One transaction at a time may be between its vote and its end: it has the commit
+lock, see `commitlock`.  A vote that finds it free runs in the client's
 thread; one that must wait is put in the queue, and the *vote runner*, one thread
 a storage, runs it when its turn comes, so that the client's other calls go on
 meanwhile.
@@ -25,146 +25,22 @@ import enum
 import logging
 import threading
 import time
-from collections import OrderedDict
 from functools import partial
 
 from ZODB.POSException import (
     ConflictError,
     StorageError,
     StorageTransactionError,
-    UndoError,
 )
 from ZODB.utils import maxtid
 
-from .measures import COMMIT_BOUNDS, Histogram
+from .operations import OPERATIONS, TAKE_FILES
 from .staging import MEMORY, Staging
 
 logger = logging.getLogger(__name__)
 
 #: What `Transaction.vote` returns if the answer comes later.
 DELAYED = object()
-
-
-class CommitLock:
-    """First come, first served.  Any thread calls any method."""
-
-    def __init__(self):
-        self._lock = threading.Lock()  # Guards all of the below.
-        self._turn = threading.Condition(self._lock)  # For `next`.
-        self._alarm = threading.Condition(self._lock)  # For `expired` and `pause`.
-        self._holder = None
-        self._since = None
-        self._handed_over = None
-        self._queue = OrderedDict()  # who -> since when (`time.monotonic` seconds)
-        self._waits = Histogram(COMMIT_BOUNDS)
-        self._holds = Histogram(COMMIT_BOUNDS)
-        self._closed = False
-
-    @property
-    def since(self):
-        """When the holder got it (`time.monotonic` seconds), or None."""
-        return self._since
-
-    @property
-    def waiting(self):
-        """How many wait for it."""
-        return len(self._queue)
-
-    def acquire(self, who, now=None):
-        """Return True if the lock is now `who`'s, False if it is in the queue.
-
-        Then `next` returns it once the lock is its own.  `now` is the time
-        (`time.monotonic` seconds) for callers that know it.
-        """
-        with self._lock:
-            now = time.monotonic() if now is None else now
-            if self._holder is None:
-                self._hold(who, now, now)
-                return True
-            self._queue[who] = now
-            return False
-
-    def withdraw(self, who):
-        """Take `who` out of the queue; return False if it is not in there."""
-        with self._lock:
-            return self._queue.pop(who, None) is not None
-
-    def release(self, who, now=None):
-        """Give the lock to the first in the queue; return for how long it was held.
-
-        `now` as in `acquire`.
-        """
-        with self._lock:
-            assert self._holder is who, "released by somebody who had it not"
-            now = time.monotonic() if now is None else now
-            held = now - self._since
-            self._holds.observe(held)
-            self._holder = self._since = None
-            if self._queue:
-                self._hold(*self._queue.popitem(last=False), now)
-                self._handed_over = self._holder
-                self._turn.notify()
-            return held
-
-    def next(self):
-        """Wait for somebody to get the lock out of the queue; return who.
-
-        Returns None when the lock is closed.  One thread calls it.
-        """
-        with self._lock:
-            while self._handed_over is None and not self._closed:
-                self._turn.wait()
-            who, self._handed_over = self._handed_over, None
-            return who
-
-    def expired(self, timeout, known=None):
-        """Wait until somebody has had the lock for `timeout` seconds; return who.
-
-        `known` is not returned: it was dealt with.  Returns None when the lock
-        is closed.  One thread calls it.
-        """
-        with self._lock:
-            while not self._closed:
-                # Nobody wakes this thread when the holder changes.  It looks
-                # again when the present holder's time is up, and if there is
-                # none, when that of one who comes right now would be.
-                left = timeout
-                if self._holder is not None and self._holder is not known:
-                    left -= time.monotonic() - self._since
-                    if left <= 0:
-                        return self._holder
-                self._alarm.wait(left)
-            return None
-
-    def look(self):
-        """Return who has it, who waits for it, and how long all had to.
-
-        The first two are pairs of who and since when (`time.monotonic` seconds);
-        of the holder or None, and a list.  The others are the `Histogram` of waits
-        that got it, those of no time included, and of how long it was held.
-        """
-        with self._lock:
-            holder = self._holder and (self._holder, self._since)
-            queue = list(self._queue.items())
-            return holder, queue, self._waits.copy(), self._holds.copy()
-
-    def pause(self, seconds):
-        """Wait for so long; return False at once when the lock is closed."""
-        with self._lock:
-            self._alarm.wait_for(lambda: self._closed, seconds)
-            return not self._closed
-
-    def close(self):
-        """End `next`, `expired` and `pause`."""
-        with self._lock:
-            self._closed = True
-            self._turn.notify()
-            self._alarm.notify_all()
-
-    def _hold(self, who, asked, now):
-        self._holder = who
-        self._since = now
-        self._waits.observe(now - asked)
 
 
 class State(enum.Enum):
@@ -420,7 +296,7 @@ class Transaction:
         size = 0
         for method, args in self._staging:
             try:
-                found = _OPERATIONS[method](storage, metadata, self._oids, *args)
+                found = OPERATIONS[method](storage, metadata, self._oids, *args)
             except ConflictError as error:
                 if method != "store" or not self._leaves_conflicts:
                     raise
@@ -432,7 +308,7 @@ class Transaction:
                 self._conflicts.append(conflict)
             else:
                 self._changed.update(dict.fromkeys(found or ()))
-                if method in _TAKE_FILES:
+                if method in TAKE_FILES:
                     self._staging.disown(args[-1])
         self._staging.close()
         if self._conflicts:
@@ -488,59 +364,3 @@ def _begin_args(metadata, tid, status):
     if tid is None:
         return (metadata,)
     return (metadata, tid) if status == " " else (metadata, tid, status)
-
-
-# What can be staged.  Each adds to `oids` what it changes.
-
-
-def _store(storage, metadata, oids, oid, serial, data):
-    storage.store(oid, serial, data, "", metadata)
-    oids[oid] = None
-
-
-def _restore(storage, metadata, oids, oid, serial, data, prev_txn):
-    storage.restore(oid, serial, data, "", prev_txn, metadata)
-    oids[oid] = None
-
-
-def _store_blob(storage, metadata, oids, oid, serial, data, path):
-    storage.storeBlob(oid, serial, data, path, "", metadata)
-    oids[oid] = None
-
-
-def _restore_blob(storage, metadata, oids, oid, serial, data, prev_txn, path):
-    storage.restoreBlob(oid, serial, data, path, prev_txn, metadata)
-    oids[oid] = None
-
-
-def _delete(storage, metadata, oids, oid, serial):
-    storage.deleteObject(oid, serial, metadata)
-    oids[oid] = None
-
-
-def _check_current(storage, metadata, oids, oid, serial):
-    storage.checkCurrentSerialInTransaction(oid, serial, metadata)
-
-
-def _undo(storage, metadata, oids, transaction_id):
-    try:
-        undone = storage.undo(transaction_id, metadata)
-    except (AssertionError, ValueError) as error:
-        # Storages take it for granted that they have made this id themselves.
-        raise UndoError(f"there is no transaction {transaction_id!r}") from error
-    # A storage may tell here what it has undone, or only when it votes.
-    return undone[1] if undone else ()
-
-
-_OPERATIONS = {
-    "store": _store,
-    "restore": _restore,
-    "store_blob": _store_blob,
-    "restore_blob": _restore_blob,
-    "delete": _delete,
-    "check": _check_current,
-    "undo": _undo,
-}
-
-#: Operations whose last argument is a file that the storage takes over.
-_TAKE_FILES = ("store_blob", "restore_blob")

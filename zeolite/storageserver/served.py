@@ -14,7 +14,8 @@ from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire import messages
 from .blobs import remove_abandoned
-from .commit import DELAYED, CommitLock
+from .commit import DELAYED
+from .commitlock import CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
 from .measures import (
