@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import time
 
 import pytest
 
 from tests.support.hosting import HOSTS
+from tests.support.waiting import wait_until
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -62,14 +62,6 @@ def rows(browser):
     )
 
 
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-    return found
-
-
 def complaints(browser):
     return [entry["message"] for entry in browser.get_log("browser")]
 
@@ -87,8 +79,8 @@ def test_numbers_clients_and_lock(browser, server):
     holder.ask("vote", 9)
     waiter.call("vote", 9)
     browser.get("http://{}:{}/".format(*server.monitor))
-    until(lambda: text(browser, "health") == "serving")
-    until(lambda: "the waiter" in text(browser, "queue"))
+    wait_until(lambda: text(browser, "health") == "serving")
+    wait_until(lambda: "the waiter" in text(browser, "queue"))
     assert "the holder, voted, for " in text(browser, "holder")
     first, second = rows(browser)
     assert first[0] == "the holder" and first[1].startswith("holds the lock, ")
@@ -98,10 +90,10 @@ def test_numbers_clients_and_lock(browser, server):
     assert tiles[tiles.index("Clients") + 1 :][:2] == ["2", "2 in a transaction"]
     # It looks again by itself.
     holder.ask("tpc_finish", 9)
-    until(lambda: "the waiter, voted" in text(browser, "holder"))
-    until(lambda: text(browser, "queue") == "Nobody")
+    wait_until(lambda: "the waiter, voted" in text(browser, "holder"))
+    wait_until(lambda: text(browser, "queue") == "Nobody")
     drawn = "return document.querySelectorAll('#charts .line').length"
-    until(lambda: browser.execute_script(drawn) >= 6)
+    wait_until(lambda: browser.execute_script(drawn) >= 6)
     assert complaints(browser) == []
 
 
@@ -111,7 +103,7 @@ def test_names_of_clients_are_text(browser, server):
     client.begin(1)
     client.ask("vote", 1)
     browser.get("http://{}:{}/".format(*server.monitor))
-    (row,) = until(lambda: rows(browser))
+    (row,) = wait_until(lambda: rows(browser))
     assert row[0] == NASTY
     assert text(browser, "holder").startswith(NASTY)
     made = (
@@ -136,7 +128,7 @@ def test_finding_and_sorting(browser, server):
         for _ in range(loads):
             client.wait_for(client.load(loads))
     browser.get("http://{}:{}/".format(*server.monitor))
-    until(lambda: len(rows(browser)) == 3)
+    wait_until(lambda: len(rows(browser)) == 3)
     heads = {
         head.text.rstrip(" \u2191\u2193"): head
         for head in browser.find_elements("css selector", "th button")
@@ -171,7 +163,7 @@ def test_200_clients_at_every_width(browser, server, size, scheme):
     emulate("Emulation.setEmulatedMedia", {"features": [feature]})
     try:
         browser.get("http://{}:{}/".format(*server.monitor))
-        until(lambda: len(rows(browser)) == 200)
+        wait_until(lambda: len(rows(browser)) == 200)
         wide, width, color = browser.execute_script(
             "const root = document.documentElement; "
             "return [root.scrollWidth, root.clientWidth, "
@@ -188,7 +180,7 @@ def test_200_clients_at_every_width(browser, server, size, scheme):
 def test_server_that_goes_away_and_comes_back(browser, serve):
     server = serve()
     browser.get("http://{}:{}/".format(*server.monitor))
-    until(lambda: text(browser, "health") == "serving")
+    wait_until(lambda: text(browser, "health") == "serving")
     server.server._monitor.close()
-    until(lambda: "no answer" in text(browser, "health"))
+    wait_until(lambda: "no answer" in text(browser, "health"))
     complaints(browser)

@@ -15,6 +15,7 @@ from ZODB.utils import maxtid, p64
 import zeolite
 from tests.support.blocking import BlockingStorage
 from tests.support.rawclient import Failed, RawClient
+from tests.support.waiting import wait_until
 from zeolite.storageserver.measures import MOST_NAMES, OTHERS, Accounts, Histogram
 
 KINDS = ("loads", "stores", "commits", "aborts", "conflicts")
@@ -35,15 +36,6 @@ def metrics(server):
             assert key not in found
             found[key] = sample.value
     return found
-
-
-def until(condition):
-    deadline = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        deadline.wait(0.01)
-    raise AssertionError("it did not come to that")
 
 
 class Busy:
@@ -122,7 +114,7 @@ def test_200_clients_that_come_and_go(serve):
     done.set()
     scraper.join()
     assert seen["zeolite_loads_total",]
-    until(lambda: server.status()["connections"] == 100)
+    wait_until(lambda: server.status()["connections"] == 100)
 
     total = {kind: sum(worker.done[kind] for worker in workers) for kind in KINDS}
     assert all(total.values()), total
@@ -162,7 +154,7 @@ def test_bytes_are_what_went_over_the_wire(server):
     assert second["bytes_received"] == second["clients"][0]["bytes_received"]
     sent = second["bytes_sent"] - first["bytes_sent"]
     client.close()
-    until(lambda: not server.status()["connections"])
+    wait_until(lambda: not server.status()["connections"])
     third = server.status()
     assert third["bytes_sent"] - first["bytes_sent"] == sent
     assert third["bytes_received"] == second["bytes_received"]
@@ -211,7 +203,7 @@ def test_transactions_of_a_client_that_vanishes_are_aborts(server):
     client.ask("ping")
     assert server.status()["transactions"] == 2
     client.close()
-    until(lambda: not server.status()["connections"])
+    wait_until(lambda: not server.status()["connections"])
     status = server.status()
     assert (status["aborts"], status["commits"]) == (2, 0)
     assert sum(status["lock_hold"]["counts"]) == 1
@@ -227,16 +219,16 @@ def test_conflict_of_a_client_that_has_left_meanwhile(serve):
     second.post("set_client_label", "leaves")
     second.begin(1, oids=(2,))
     second.call("vote", 1)
-    until(lambda: server.served.commit_lock.waiting == 1)
+    wait_until(lambda: server.served.commit_lock.waiting == 1)
     gate = storage.gate("before tpc_vote")
     first.ask("tpc_finish", 1)
     gate.wait_until_reached()
     second.close()
-    until(lambda: server.status()["connections"] == 1)
+    wait_until(lambda: server.status()["connections"] == 1)
     before = server.status()
     assert (before["conflicts"], before["aborts"]) == (0, 1)
     gate.open(ConflictError())
-    until(lambda: server.status()["conflicts"] == 1)
+    wait_until(lambda: server.status()["conflicts"] == 1)
     found = metrics(server)
     names = [v for k, v in found.items() if k[0] == "zeolite_client_conflicts_total"]
     assert sum(names) == 1
@@ -257,7 +249,7 @@ def test_blobs(serve, tmp_path):
                     with blob.open() as file:
                         assert len(file.read()) == 100_000
         db.close()
-    until(lambda: not server.status()["connections"])
+    wait_until(lambda: not server.status()["connections"])
     found = metrics(server)
     assert found["zeolite_blob_loads_total",] == 5
     assert found["zeolite_loads_total",] > 5
@@ -274,7 +266,7 @@ def test_who_holds_the_lock_and_who_waits(server):
         client.post("set_client_label", f"c{number}")
         client.begin(1, oids=(number + 1,))
         votes.append(client.call("vote", 1))
-        until(lambda n=number: server.served.commit_lock.waiting == n)
+        wait_until(lambda n=number: server.served.commit_lock.waiting == n)
         if not number:
             client.wait_for(votes[0])
     status = server.status()
@@ -306,13 +298,13 @@ def test_client_that_takes_nothing_is_stalled_until_it_does(server):
     other.commit(1, data=b"x" * 5_000_000)
     for _ in range(3):
         stalled.load(1)
-    until(lambda: server.status()["stalled"] == 1)
+    wait_until(lambda: server.status()["stalled"] == 1)
     assert metrics(server)["zeolite_stalled_clients",] == 1
     (its,) = [c for c in server.status()["clients"] if c["label"] == "sleepy"]
     assert its["state"] == "takes nothing"
     for number in range(3):
         stalled.wait_for(number + 2)
-    until(lambda: server.status()["stalled"] == 0)
+    wait_until(lambda: server.status()["stalled"] == 0)
 
 
 def test_invalidation_log(serve):
@@ -320,7 +312,7 @@ def test_invalidation_log(serve):
     client = server.connect()
     for number in range(1, 9):
         client.commit(number, oids=(number,))
-    until(lambda: server.status()["invalidation_log"] == 5)
+    wait_until(lambda: server.status()["invalidation_log"] == 5)
     assert metrics(server)["zeolite_invalidation_log_entries",] == 5
     assert metrics(server)["zeolite_invalidation_lag_entries",] == 0
 
@@ -336,7 +328,7 @@ def test_kinds_of_cache_verification(serve, tmp_path):
     assert again.ask("getInvalidations", p64(1)) is None  # Too old.
     for one in (client, again):
         one.close()
-    until(lambda: not server.status()["connections"])
+    wait_until(lambda: not server.status()["connections"])
     wanted = {"none": 1, "queue": 1, "iterating": 1, "too_old": 1, "upstream": 0}
     assert server.status()["verifications"] == wanted
     found = metrics(server)
@@ -356,7 +348,7 @@ def test_labels_do_not_grow_and_lose_nothing(server):
         with contextlib.suppress(Failed):
             client.wait_for(client.load(1))
         client.close()
-    until(lambda: server.status()["connections"] == 1)
+    wait_until(lambda: server.status()["connections"] == 1)
     found = metrics(server)
     loads = {k[1]: v for k, v in found.items() if k[0] == "zeolite_client_loads_total"}
     assert len(loads) <= MOST_NAMES + 1

@@ -12,15 +12,11 @@ import pytest
 from ZODB.utils import p64, z64
 
 from tests.support.bombs import BOMBS
+from tests.support.fuzzcalls import GREETING
 from tests.support.fuzzpickles import dumps
 from tests.support.fuzzworld import World
 from zeolite.wire import messages
 from zeolite.wire.frames import FrameReader
-
-GREETING = [
-    ("handshake", b"Z5"),
-    ("register", dumps((1, 0, "register", ("1", False)))),
-]
 
 
 @pytest.fixture(params=["file", "mapping"])

@@ -373,6 +373,13 @@ class Lying(bytes):
 _SMALL_BOMBS = [data for data in BOMBS.values() if len(data) < 70_000]
 
 
+#: What comes first in any conversation that is to get somewhere.
+GREETING = [
+    ("handshake", b"Z5"),
+    ("register", dumps((1, 0, "register", ("1", False)))),
+]
+
+
 def conversation(rng, tids=(), blob=(z64, z64)):
     """Return a list of (kind, bytes): frames from the handshake on.
 
