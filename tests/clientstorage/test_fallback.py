@@ -88,10 +88,11 @@ class TestFallback:
         records = iter(advance.result())
         record = Background(next, records)
         script.answer("iterator_record_start", 2)
-        for oid in (1, 2):
-            script.answer("iterator_record_next", (p64(oid), p64(3), b"", None))
+        script.answer("iterator_record_next", (p64(1), p64(3), b"", None))
         assert record.result().oid == p64(1)
-        assert Background(next, records).result().oid == p64(2)
+        record = Background(next, records)
+        script.answer("iterator_record_next", (p64(2), p64(3), b"", None))
+        assert record.result().oid == p64(2)
         writable.open_listener()
         better = writable.accept()
         settle(storage, better)
@@ -104,12 +105,8 @@ class TestFallback:
             better.answer("iterator_record_next", (p64(oid), p64(3), b"", None))
         assert record.result().oid == p64(3)
         advance = Background(next, iterator)
-        while True:  # Records are asked for ahead.
-            message_id, _, name, args = better.read()
-            if name == "iterator_next":
-                break
-        assert args == (8,)
-        better.reply(message_id, (p64(4), " ", b"", b"", {}))
+        # A stock server, as this one seems to be, is not asked for records ahead.
+        assert better.answer("iterator_next", (p64(4), " ", b"", b"", {})) == (8,)
         assert advance.result().tid == p64(4)
 
     def test_iterator_between_two_transactions_goes_on(self, pair):

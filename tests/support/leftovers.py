@@ -10,7 +10,7 @@ import psutil
 from . import hosting
 
 #: Seconds that what is on its way out may still take.
-PATIENCE = 5
+PATIENCE = 20
 
 
 class Leftovers:
