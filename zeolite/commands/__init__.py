@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 
-from ..arguments import Parser
+from ..arguments import USAGE, Parser
 from ..errors import ConfigurationError
 
 #: Their names, in the order in which they are listed, and what they do.
@@ -27,9 +27,6 @@ NAMES = {
 
 #: The exit status if what was asked for was tried and failed.
 FAILED = 1
-
-#: The exit status if what was asked for makes no sense or cannot be had.
-USAGE = 2
 
 #: The exit status after Ctrl-C, as shells have it.
 INTERRUPTED = 130
