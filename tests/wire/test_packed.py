@@ -1,5 +1,6 @@
 """The frequent messages, whose bytes are made and read without the pickle module."""
 
+import io
 import pickle
 
 import pytest
@@ -55,6 +56,67 @@ def test_store(oid, serial, data, transaction):
     message = packed.pack_one_way("storea", args)
     assert pickle.loads(message) == (0, 1, "storea", args)
     assert packed.unpack_call(message) == (0, 1, "storea", args)
+
+
+texts = st.binary(max_size=300)
+
+
+@given(numbers, texts, texts, texts)
+def test_beginning_of_a_transaction(number, user, description, extension):
+    args = number, user, description, extension, None, " "
+    data = body(messages.encode_one_way("tpc_begin", args))
+    assert pickle.loads(data) == (0, 1, "tpc_begin", args)
+    assert messages.decode_call(data) == (0, 1, "tpc_begin", args)
+    is_short = max(map(len, (user, description, extension))) < 256
+    assert bool(packed.unpack_call(data)) == is_short
+
+
+@given(numbers, texts, texts | st.text(), st.dictionaries(st.text(), numbers))
+def test_unusual_beginnings_arrive_all_the_same(number, user, description, extension):
+    for tid, status in ((None, " "), (None, "p"), (p64(1), " ")):
+        args = number, user, description, extension, tid, status
+        data = body(messages.encode_one_way("tpc_begin", args))
+        assert packed.unpack_call(data) is None
+        assert messages.decode_call(data) == (0, 1, "tpc_begin", args)
+
+
+@given(st.binary(max_size=30))
+def test_a_beginning_that_ends_too_early_or_goes_on_is_none(more):
+    args = 1, b"user", b"text", b"", None, " "
+    data = body(messages.encode_one_way("tpc_begin", args))
+    for stop in range(len(data)):
+        assert packed.unpack_call(data[:stop] + more) in (
+            None,
+            packed.unpack_call(pickle_or_none(data[:stop] + more)),
+        )
+
+
+def pickle_or_none(data):
+    """Return `data` if it is a pickle with nothing behind it, else no bytes."""
+    file = io.BytesIO(data)
+    try:
+        pickle.load(file)
+    except Exception:
+        return b""
+    return b"" if file.read() else data
+
+
+@given(numbers | st.integers(0, 2**63 - 1), st.integers(0, 2**70))
+def test_news_of_the_size(length, size):
+    args = ({"length": length, "size": size},)
+    data = body(messages.encode_one_way("info", args))
+    assert pickle.loads(data) == (0, 1, "info", args)
+    assert messages.decode_reply(data) == (0, 1, "info", args)
+    assert bool(packed.unpack_reply(data)) == (size < 2**63)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["length", "size", "name"]), ids | st.booleans())
+)
+def test_unusual_news_arrives_all_the_same(info):
+    data = body(messages.encode_one_way("info", (info,)))
+    assert messages.decode_reply(data) == (0, 1, "info", (info,))
+    assert type(messages.decode_reply(data)[3][0].get("size")) is type(info.get("size"))
 
 
 any_id = eight | st.binary(max_size=9) | st.none() | st.text(max_size=8)

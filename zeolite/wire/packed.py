@@ -4,8 +4,12 @@ The bytes are pickles all the same, and any peer reads them as such:
 
     loadBefore   80 03 ( J id K 0 X 10 loadBefore C 8 oid C 8 tid 86 t .
     vote ...     80 03 ( J id K 0 X size name J transaction 85 t .
+    tpc_begin    80 03 ( K 0 K 1 X 9 tpc_begin ( J transaction C size user
+                         C size description C size extension N X 1 " " t t .
     storea       80 03 ( K 0 K 1 X 6 storea ( C 8 oid [C 8 serial | N]
                          B size data J transaction t t .
+    info         80 03 ( K 0 K 1 X 4 info } ( X 6 length 8A 8 length
+                         X 4 size 8A 8 size u 85 t .
     reply        80 03 ( J id K 0 X 6 .reply result t .
       to a load  B size data C 8 start [C 8 end | N] 87
       to others  C 8 tid  or  ]  or  N
@@ -19,6 +23,8 @@ import struct
 _MAXIMUM = 2**31 - 1
 _START = b"\x80\x03(J"
 _BYTES_8 = b"C\x08"
+_SHORT_BYTES = ord("C")
+_BYTE = [bytes((number,)) for number in range(256)]
 
 
 def _text(name):
@@ -80,7 +86,15 @@ for _name in ("vote", "tpc_finish", "tpc_abort"):
     _SHORT[_name] = _form, _middle
     _SHORT_BY_SIZE[_form.size] = _name, _form, _middle
 
-_STORE_START = b"\x80\x03(K\x00K\x01" + _text(b"storea") + b"(" + _BYTES_8
+_ONE_WAY = b"\x80\x03(K\x00K\x01"
+
+_BEGIN = struct.Struct("<i")
+_BEGIN_START = _ONE_WAY + _text(b"tpc_begin") + b"(J"
+_BEGIN_AT = len(_BEGIN_START) + _BEGIN.size
+# A recovered transaction has a tid, and may have another status.
+_BEGIN_END = b"NX\x01\x00\x00\x00 tt."
+
+_STORE_START = _ONE_WAY + _text(b"storea") + b"(" + _BYTES_8
 _STORE_AT = len(_STORE_START)
 _STORE_NEW = struct.Struct("<8s2sI")
 _STORE = struct.Struct("<8s2s8ssI")
@@ -102,8 +116,45 @@ def pack_call(message_id, name, args):
 
 
 def pack_one_way(name, args):
-    """Return a call of `storea` (bytes)."""
-    if name != "storea" or len(args) != 4:
+    """Return a call of `storea` or `tpc_begin`, or the server's of `info` (bytes)."""
+    if name == "storea":
+        return _pack_store(args)
+    if name == "tpc_begin":
+        return _pack_begin(args)
+    return _pack_info(args) if name == "info" else None
+
+
+def _pack_begin(args):
+    if len(args) != 6 or args[4:] != (None, " ") or not _is_number(args[0]):
+        return None
+    pieces = [_BEGIN_START, _BEGIN.pack(args[0])]
+    for text in args[1:4]:
+        if type(text) is not bytes or len(text) > 255:
+            return None
+        pieces += b"C", _BYTE[len(text)], text
+    pieces.append(_BEGIN_END)
+    return b"".join(pieces)
+
+
+def _unpack_begin(data):
+    at, texts = _BEGIN_AT, []
+    try:
+        for _ in range(3):
+            if data[at] != _SHORT_BYTES:
+                return None
+            stop = at + 2 + data[at + 1]
+            texts.append(data[at + 2 : stop])
+            at = stop
+    except IndexError:
+        return None
+    if data[at:] != _BEGIN_END:
+        return None
+    (number,) = _BEGIN.unpack_from(data, len(_BEGIN_START))
+    return 0, 1, "tpc_begin", (number, *texts, None, " ")
+
+
+def _pack_store(args):
+    if len(args) != 4:
         return None
     oid, serial, data, number = args
     if type(data) is not bytes or not is_id(oid) or not _is_number(number):
@@ -128,6 +179,8 @@ def unpack_call(data):
             return message_id, 0, name, (number,)
     elif data.startswith(_STORE_START) and len(data) >= _STORE_LEAST:
         return _unpack_store(data)
+    elif data.startswith(_BEGIN_START):
+        return _unpack_begin(data)
     return None
 
 
@@ -147,6 +200,35 @@ def _unpack_store(data):
     if mark != b"J" or end != _STORE_END:
         return None
     return 0, 1, "storea", (oid, serial, data[at:end_at], number)
+
+
+# The server's call.
+
+_INFO_START = _ONE_WAY + _text(b"info") + b"}(" + _text(b"length") + b"\x8a\x08"
+_INFO_MIDDLE = _text(b"size") + b"\x8a\x08"
+_INFO_END = b"u\x85t."
+_INFO = struct.Struct(f"<{len(_INFO_START)}sq{len(_INFO_MIDDLE)}sq{len(_INFO_END)}s")
+
+
+def _pack_info(args):
+    if len(args) != 1 or type(args[0]) is not dict:
+        return None
+    info = args[0]
+    if list(info) != ["length", "size"] or set(map(type, info.values())) != {int}:
+        return None
+    try:
+        return _INFO.pack(
+            _INFO_START, info["length"], _INFO_MIDDLE, info["size"], _INFO_END
+        )
+    except struct.error:  # A larger number than any storage has.
+        return None
+
+
+def _unpack_info(data):
+    start, length, middle, size, end = _INFO.unpack(data)
+    if start != _INFO_START or middle != _INFO_MIDDLE or end != _INFO_END:
+        return None
+    return 0, 1, "info", ({"length": length, "size": size},)
 
 
 # Replies.
@@ -193,11 +275,13 @@ def pack_reply(message_id, result):
 
 
 def unpack_reply(data):
-    """Return the message if `data` (bytes) is one of these replies."""
+    """Return the message if `data` (bytes) is one of these replies, or `info`."""
     if len(data) < _LOADED.size:
         return _unpack_small(data, len(data))
     start, message_id, name, size = _LOADED.unpack_from(data)
     if name != _LOADED_NAME:
+        if len(data) == _INFO.size:
+            return _unpack_info(data)
         return _unpack_small(data, len(data))
     tail = data[_LOADED.size + size :]
     if start != _START or tail[:2] != _BYTES_8:
