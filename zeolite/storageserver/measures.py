@@ -17,7 +17,7 @@ COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolv
 VERIFICATIONS = ("none", "queue", "upstream", "iterating", "too_old")
 
 #: What `Session.counts` has.  Only the session's own thread writes them, but for
-#: those that go through `Served.count`.
+#: those that go through `Attendance.count`.
 OWN = (*COUNTS, "blob_loads", *VERIFICATIONS)
 
 #: What is kept of a session that has ended.
@@ -95,7 +95,7 @@ class Accounts:
     the others'.  If all are connected, the new one belongs to the others.  So the
     sum over all names is what was done, whatever happens.
 
-    Guarded by the lock of the `Served` that it belongs to.
+    Guarded by the lock of the `Attendance` that it belongs to.
     """
 
     def __init__(self, most=MOST_NAMES):
