@@ -2,7 +2,8 @@
 
 A job is a function that prepares everything and returns another function, which
 does what is measured and returns a result for JSON.  The process writes a line
-when it is prepared, waits for a line, and writes the result.
+when it is prepared, waits for a line, which has the arguments, and writes the
+result; some jobs do that again for each line.
 
 ZEO and Zeolite each have a thread of their own in a client.  A new process for
 each measurement keeps them from sharing an interpreter lock with each other or
@@ -28,7 +29,8 @@ _MODULES = {
     "transfer": "blobs",
     "blob_loads": "blobs",
     "idle": "idle",
-    "scrape": "scraping",
+    "serve": "monitored",
+    "busy": "monitored",
     "pack": "packing",
     "ping": "packing",
 }
@@ -40,8 +42,8 @@ def main():
     measure = getattr(module, job)(**json.loads(parameters))
     gc.collect()
     print("ready", flush=True)
-    if sys.stdin.readline():
-        print(json.dumps(measure()), flush=True)
+    while line := sys.stdin.readline():
+        print(json.dumps(measure(*json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
