@@ -3,7 +3,9 @@
 What loads and commits take differs by 30 percent between two servers that are
 alike, and from one second to the next, on a machine that others use.  So one
 server has a monitor or has none in short turns, and what counts is the median of
-the differences of neighbours, in the order 0 1 1 0 0 1 1 0 ...
+the differences of neighbours, in the order 0 1 1 0 0 1 1 0 ...  All is on one CPU
+but for who asks the monitor: no switch between CPUs hides what is looked for, and
+what a monitor takes, loads and commits lose.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import time
 import urllib.request
 
 from .processes import Failed, Worker
-from .setups import idle
+from .setups import choose_cpus, idle
 from .systems import free_port
 
 PATHS = "metrics", "status.json"
@@ -52,18 +54,30 @@ class Comparison:
             -statistics.median(_changes(self._rates[begin:])),
         ]
 
+    def price(self):
+        """Return the CPU seconds that the server takes to be asked once.
+
+        While it has nothing else to do; the median of some.
+        """
+        port, _, before, _ = self._ask_server(True)
+        prices = []
+        for _ in range(5 * self._sizes.turns):
+            _ask_monitor(port)
+            _, after, now, _ = self._ask_server(True)
+            prices.append(after - before)
+            before = now
+        return statistics.median(prices)
+
     def _turn(self, monitored):
         """Return the server's CPU seconds for each, and how many in a second."""
         seconds = self._sizes.turn
-        port, before, done = self._ask_server(monitored)
+        port, _, before, done = self._ask_server(monitored)
         self._client.go(seconds)
         if monitored:
             time.sleep(seconds / 2)
-            for path in PATHS:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as page:
-                    page.read()
+            _ask_monitor(port)
         count, took = self._client.result()
-        _, after, done_now = self._ask_server(monitored)
+        _, after, _, done_now = self._ask_server(monitored)
         if done_now[self._kind] - done[self._kind] != count:
             raise Failed(f"not all {self._kind} have reached the server")
         return (after - before) / count, count / took
@@ -80,6 +94,12 @@ class Comparison:
         scaled = [[value * 1e6 for value in pair] for pair in self._cpu]
         yield _note(f"server's CPU time, µs a {each}", scaled)
         yield _note(f"{self._kind} a second", self._rates)
+
+
+def _ask_monitor(port):
+    for path in PATHS:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as page:
+            page.read()
 
 
 def _changes(pairs):
@@ -108,12 +128,14 @@ def comparing(kind):
     @contextlib.contextmanager
     def setup(bench, system):
         scratch, sizes = bench.scratch, bench.sizes
-        target = {"system": system, "port": free_port(), "tls": None}
+        cpu, _ = choose_cpus(1)
+        target = {"system": system, "port": free_port(), "tls": None, "cpu": cpu}
         path = str(bench.records())
         with contextlib.ExitStack() as stack:
 
             def start(job, **parameters):
-                worker = stack.enter_context(Worker(scratch, job, **parameters))
+                worker = Worker(scratch, job, cpu=cpu, **parameters)
+                stack.enter_context(worker)
                 worker.wait_until_ready()
                 return worker
 
@@ -129,4 +151,4 @@ def comparing(kind):
 
 def cost(bench, comparison):
     """Measure one round of a `Comparison`."""
-    return comparison.measure()
+    return [*comparison.measure(), comparison.price() * 1e3]

@@ -73,7 +73,7 @@ def with_floor_on(cpus):
     @contextlib.contextmanager
     def setup(bench, system):
         if system == FLOOR:
-            with answering(bench.scratch, _cpus(cpus)) as target:
+            with answering(bench.scratch, choose_cpus(cpus)) as target:
                 yield target
         else:
             with records(bench, system) as target:
@@ -85,13 +85,14 @@ def with_floor_on(cpus):
 @contextlib.contextmanager
 def idle(bench, target, count):
     """Connect `count` clients that only take what the server sends."""
-    with Worker(bench.scratch, "idle", target=target, count=count) as worker:
+    parameters = {"target": target, "count": count, "cpu": target.get("cpu")}
+    with Worker(bench.scratch, "idle", **parameters) as worker:
         worker.wait_until_ready()
         worker.go()
         yield
 
 
-def _cpus(number):
+def choose_cpus(number):
     """Return a CPU for each end of the floor, `number` different ones."""
     if not hasattr(os, "sched_getaffinity"):
         return None, None

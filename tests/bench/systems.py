@@ -1,8 +1,8 @@
 """What is compared: the floor, FileStorage in process, ZEO, Zeolite.
 
 A system is known by its name.  A target is where a client process finds one: a
-dictionary with `system` and, depending on it, `port` or `path`; for the floor also
-`cpu`, where its client is to run, or None; for servers `tls` (see `tls.py`) or None.
+dictionary with `system` and, depending on it, `port` or `path`; maybe also `cpu`,
+where its clients are to run, or None; for servers `tls` (see `tls.py`) or None.
 """
 
 import contextlib

@@ -48,7 +48,7 @@ def _cold_loads(threads=1, processes=1):
         sizes = bench.sizes
         count = sizes.loads if processes == 1 else sizes.shared_loads
         if target["system"] == FLOOR:
-            job = "ask", {"target": target, "count": count}
+            job = "ask", {"target": target, "count": count, "cpu": target["cpu"]}
         else:
             parameters = {"target": target, "threads": threads, "count": count}
             job = "cold_loads", parameters
@@ -61,7 +61,7 @@ def _cold_loads(threads=1, processes=1):
 
 def _round_trips(bench, target):
     count = bench.sizes.round_trips
-    job = "ask", {"target": target, "count": count}
+    job = "ask", {"target": target, "count": count, "cpu": target["cpu"]}
     [[start, end]] = run_jobs(bench.scratch, job)
     return [(end - start) / count * MICRO]
 
@@ -250,6 +250,7 @@ WORKLOADS = [
             (
                 f"monitoring 200 clients: CPU time a {kind[:-1]}, % more",
                 f"monitoring 200 clients: {kind} a second, % fewer",
+                f"monitoring 200 clients: server's CPU time, after {kind}, ms",
             ),
             (ZEOLITE,),
             monitoring.comparing(kind),

@@ -6,7 +6,6 @@ import time
 from .measures import (
     LOAD_BOUNDS,
     VERIFICATIONS,
-    Account,
     Accounts,
     Histogram,
     Look,
@@ -48,7 +47,8 @@ class Attendance:
         with self._lock:
             seat = self._seats.pop(session, None)
             if seat is not None:
-                _settle(session)
+                if not seat.is_settled:
+                    _settle(session, seat)
                 self._accounts.close(seat.account, session.tally(), seat.before)
                 if session.load_times is not None:
                     self._load_times.add(session.load_times)
@@ -76,25 +76,25 @@ class Attendance:
         """Return a `Look` at what has been done."""
         now = time.monotonic()
         with self._lock:
-            accounts = {}
-            for account in self._accounts:
-                accounts[account] = copied = Account(account.name)
-                copied.connections = account.connections
-                copied.add(account.past)
-            load_times = self._load_times.copy()
-            sessions = {}
+            sessions, load_times = {}, []
+            connected = {account: [] for account in self._accounts}
             for session, seat in self._seats.items():
-                if now - seat.since > _SETTLED:
-                    _settle(session)
-                sessions[session] = (seat.number, seat.since, session.tally())
-                accounts[seat.account].add(sessions[session][-1], seat.before)
+                if not seat.is_settled and now - seat.since > _SETTLED:
+                    _settle(session, seat)
+                tally = session.tally()
+                sessions[session] = (seat.number, seat.since, tally)
+                connected[seat.account].append((tally, seat.before))
                 if session.load_times is not None:
-                    load_times.add(session.load_times)
-            return Look(self._ever, sessions, list(accounts.values()), load_times)
+                    load_times.append(session.load_times)
+            accounts = [account.copy(those) for account, those in connected.items()]
+            total = self._load_times.copy()
+            total.add(*load_times)
+            return Look(self._ever, sessions, accounts, total)
 
 
-def _settle(session):
+def _settle(session, seat):
     """Count a client that did not have to be told what it missed."""
+    seat.is_settled = True
     if not any(session.counts[how] for how in VERIFICATIONS):
         session.counts["none"] += 1
 

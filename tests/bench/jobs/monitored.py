@@ -26,8 +26,8 @@ _CACHE_SIZE = 20_000
 def serve(path, port):
     """Serve a file; on each go have a monitor, or have none.
 
-    The result is the monitor's port or None, the server's CPU time in seconds, and
-    how many loads and commits there were.
+    The result is the monitor's port or None, the server's CPU time in seconds when it
+    was asked and when it answers, and how many loads and commits there were.
     """
     server = StorageServer(("127.0.0.1", port), {"1": FileStorage(path)})
     server.start()
@@ -36,6 +36,7 @@ def serve(path, port):
 
     def measure(wanted):
         nonlocal monitor
+        asked = time.process_time()
         if wanted and monitor is None:
             monitor = Monitor(("127.0.0.1", 0), server)
             monitor.start()
@@ -45,11 +46,8 @@ def serve(path, port):
         for session in served.sessions():
             session.load_times = Histogram(LOAD_BOUNDS) if wanted else None
         done = served.status()
-        return (
-            monitor and monitor.address[1],
-            time.process_time(),
-            {kind: done[kind] for kind in ("loads", "commits")},
-        )
+        counts = {kind: done[kind] for kind in ("loads", "commits")}
+        return monitor and monitor.address[1], asked, time.process_time(), counts
 
     return measure
 
