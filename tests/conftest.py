@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import itertools
 import os
 import pathlib
 import tempfile
@@ -14,6 +15,8 @@ from .support.leftovers import Leftovers
 _ROOT = str(pathlib.Path(__file__).parent.parent)
 _PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, _PATHS)])
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +38,8 @@ def zeo_host():
 @pytest.fixture(autouse=True)
 def clean(tmp_path_factory, monkeypatch):
     """Fail a test that leaves a thread, a process or a temporary file behind."""
-    temporary = tmp_path_factory.mktemp("tmp")
+    # A number that pytest finds by itself costs a look at all directories so far.
+    temporary = tmp_path_factory.mktemp(f"tmp-{next(_numbers)}", numbered=False)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     leftovers = Leftovers(temporary)
     yield

@@ -1,6 +1,7 @@
 """The log of a server process: rotation, full disks, syslog, email."""
 
 import collections
+import contextlib
 import email.parser
 import itertools
 import os
@@ -116,6 +117,25 @@ def commit(address):
 
 
 class TestFullDisk:
+    @contextlib.contextmanager
+    def full(self, tmp_path, write):  # noqa: F811
+        """Run a server that has lost a line of its log, no file of which can grow.
+
+        Gives it, its address, and a function after which files can grow again.
+        """
+        write(file(LOGFILE.format("log")))
+        with running(cwd=tmp_path) as server:
+            address = server.address()
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+            def limit(size):
+                resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size, most))
+
+            limit(0)
+            commit(address)
+            server.wait_for("zeolite: the log .*/log cannot be written: .*File too")
+            yield server, address, lambda: limit(most)
+
     def test_serving_goes_on(self, tmp_path, write):  # noqa: F811
         write(file(LOGFILE.format("/dev/full")))
         with running(cwd=tmp_path) as server:
@@ -132,15 +152,8 @@ class TestFullDisk:
         assert not any("Traceback" in line for line in server.lines)
 
     def test_what_was_lost_is_told_when_there_is_room_again(self, tmp_path, write):  # noqa: F811
-        write(file(LOGFILE.format("log")))
-        with running(cwd=tmp_path) as server:
-            address = server.address()
-            # No file of this process can grow any more.
-            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, most))
-            commit(address)
-            server.wait_for("zeolite: the log .*/log cannot be written: .*File too")
-            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (most, most))
+        with self.full(tmp_path, write) as (server, address, grow):
+            grow()
             commit(address)
             wait_until(lambda: "may be missing" in (tmp_path / "log").read_text())
             assert server.kill() == 0
@@ -150,17 +163,11 @@ class TestFullDisk:
 
     def test_rotation_goes_on(self, tmp_path, write):  # noqa: F811
         """What could not be written is no reason to stay with the old file."""
-        write(file(LOGFILE.format("log")))
-        with running(cwd=tmp_path) as server:
-            address = server.address()
-            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, most))
-            commit(address)
-            server.wait_for("zeolite: the log .* cannot be written")
+        with self.full(tmp_path, write) as (server, address, grow):
             (tmp_path / "log").rename(tmp_path / "log.1")
             os.kill(server.pid, signal.SIGUSR2)
             server.wait_for("SIGUSR2: log files were opened again")
-            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (most, most))
+            grow()
             commit(address)
             assert server.kill() == 0
         assert "stopped serving" in (tmp_path / "log").read_text()

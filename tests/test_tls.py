@@ -147,7 +147,7 @@ class TestRefusals:
     def test_plain_client_on_tls_port(self, serve, said):
         address = serve(server_context())
         assert refused(address) == (
-            "a server that wants TLS answers there; connect with ssl, or look at the "
+            "a server that wants TLS answers there; connect with ssl (a command with --ssl), or look at the "
             "port"
         )
         said(r"client .*: closed: it does not speak TLS, which is wanted here, .*Z5")

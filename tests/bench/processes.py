@@ -145,10 +145,11 @@ class Worker:
     def wait_until_ready(self):
         self._line()
 
-    def go(self):
+    def go(self, *arguments):
         """Let it measure, or do whatever its job is."""
+        line = json.dumps(arguments) + "\n"
         with contextlib.suppress(OSError):  # Asking for the result will tell.
-            self._process.stdin.write(b"go\n")
+            self._process.stdin.write(line.encode())
             self._process.stdin.flush()
 
     def finish(self):

@@ -35,7 +35,7 @@ def records_on(cpus):
 
     @contextlib.contextmanager
     def setup(bench, system):
-        server_cpu, client_cpu = _cpus(cpus)
+        server_cpu, client_cpu = choose_cpus(cpus)
         if server_cpu is None:
             raise Failed("this system does not let a process stay on a CPU")
         with serving(bench.scratch, system, bench.records()) as (target, pid):
@@ -74,27 +74,6 @@ def with_blobs(bench, system):
         yield target
 
 
-@contextlib.contextmanager
-def with_and_without_monitor(bench, system, which=(False, True)):
-    """Two servers of the same content; the second's monitor is asked each second.
-
-    Gives pairs of their targets and process ids.  `which` of them have a monitor at all.
-    """
-    scratch = bench.scratch
-    with contextlib.ExitStack() as stack:
-        targets = []
-        for monitored in which:
-            made = serving(scratch, system, bench.records(), monitored=monitored)
-            targets.append(stack.enter_context(made))
-        for target, _ in targets:
-            if "monitor" in target:
-                port = target["monitor"]
-                scraper = stack.enter_context(Worker(scratch, "scrape", port=port))
-                scraper.wait_until_ready()
-                scraper.go()
-        yield targets
-
-
 def with_idle_clients(count):
     """A database of records, and so many clients that do nothing."""
 
@@ -112,7 +91,7 @@ def with_floor_on(cpus):
     @contextlib.contextmanager
     def setup(bench, system):
         if system == FLOOR:
-            with answering(bench.scratch, _cpus(cpus)) as target:
+            with answering(bench.scratch, choose_cpus(cpus)) as target:
                 yield target
         else:
             with records(bench, system) as target:
@@ -124,13 +103,14 @@ def with_floor_on(cpus):
 @contextlib.contextmanager
 def idle(bench, target, count):
     """Connect `count` clients that only take what the server sends."""
-    with Worker(bench.scratch, "idle", target=target, count=count) as worker:
+    parameters = {"target": target, "count": count, "cpu": target.get("cpu")}
+    with Worker(bench.scratch, "idle", **parameters) as worker:
         worker.wait_until_ready()
         worker.go()
         yield
 
 
-def _cpus(number):
+def choose_cpus(number):
     """Return a CPU for each end of the floor, `number` different ones."""
     if not hasattr(os, "sched_getaffinity"):
         return None, None

@@ -19,8 +19,11 @@ class Sizes:
     warm_repeats: int = 10
     commits: int = 200
     large_commits: int = 3
-    #: How often each of two that differ little is measured in one round.
-    turns: int = 5
+    #: How often each of two that differ little is measured in one round, for how many
+    #: seconds each time, and how many clients there are besides.
+    turns: int = 10
+    turn: float = 1.0
+    clients: int = 200
     #: Seconds for a server to come to rest after clients have connected.
     settle: float = 0.5
     #: Bytes in the blobs that are measured, and loads while they travel.
@@ -42,7 +45,9 @@ QUICK = Sizes(
     warm_repeats=2,
     commits=20,
     large_commits=1,
-    turns=1,
+    turns=2,
+    turn=0.2,
+    clients=20,
     settle=0.1,
     packed_objects=3000,
     cached_objects=10_000,

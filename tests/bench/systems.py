@@ -1,13 +1,12 @@
 """What is compared: the floor, FileStorage in process, ZEO, Zeolite.
 
 A system is known by its name.  A target is where a client process finds one: a
-dictionary with `system` and, depending on it, `port` or `path`; `cpu` is where its
-client is to run, None or missing for any; for servers `tls` (see `tls.py`) or None.
+dictionary with `system` and, depending on it, `port` or `path`; maybe also `cpu`,
+where its clients are to run, or None; for servers `tls` (see `tls.py`) or None.
 """
 
 import contextlib
 import functools
-import os
 import socket
 import time
 
@@ -27,16 +26,6 @@ SERVERS = ZEO, ZEOLITE
 _MODULES = {ZEO: "ZEO.runzeo", ZEOLITE: "zeolite"}
 
 _HOST = "127.0.0.1"
-
-_MONITORED = """\
-<zeolite>
-  address {host}:{port}
-  monitor-address {host}:{monitor}
-</zeolite>
-<filestorage>
-  path {path}
-</filestorage>
-"""
 
 _WITH_BLOBS = """\
 <zeo>
@@ -68,14 +57,13 @@ def available(scratch, system, path):
 
 
 @contextlib.contextmanager
-def serving(scratch, system, path, *, blob_dir=None, encrypted=None, monitored=False):
+def serving(scratch, system, path, *, blob_dir=None, encrypted=None):
     """Run a server on the file at `path`; give its target and its process id.
 
-    `encrypted` is what its target has as `tls`.  If it is `monitored`, the target
-    has the port of its monitor as `monitor`.
+    `encrypted` is what its target has as `tls`.
     """
     log = scratch.fresh("server.log")
-    port = _free_port()
+    port = free_port()
     arguments = ["-a", f"{_HOST}:{port}", "-f", path]
     if blob_dir is not None:
         arguments = ["-C", scratch.fresh("server.conf")]
@@ -83,14 +71,6 @@ def serving(scratch, system, path, *, blob_dir=None, encrypted=None, monitored=F
     elif encrypted:
         arguments = tls.arguments(scratch, encrypted, _HOST, port, path)
     target = {"system": system, "port": port, "tls": encrypted}
-    if monitored:
-        target["monitor"] = _free_port()
-        arguments = ["-C", scratch.fresh("server.conf")]
-        arguments[1].write_text(
-            _MONITORED.format(
-                host=_HOST, port=port, monitor=target["monitor"], path=path
-            )
-        )
     process = scratch.start(["-m", _MODULES[system], *arguments], log)
     try:
         _wait_until_it_speaks(target, process, log)
@@ -109,7 +89,7 @@ def answering(scratch, cpus=(None, None)):
 
     `cpus` are the CPUs (int) where it and its client are to run, None for any.
     """
-    port = _free_port()
+    port = free_port()
     with Worker(scratch, "answer", port=port, cpu=cpus[0]) as worker:
         worker.wait_until_ready()
         worker.go()
@@ -121,7 +101,6 @@ def open_storage(target, **options):
 
     `options` are for client storages.
     """
-    stay_on(target.get("cpu"))
     if target["system"] == FILE_STORAGE:
         from ZODB.FileStorage import FileStorage
 
@@ -136,13 +115,8 @@ def open_storage(target, **options):
     return package.client(address, ssl=context, **options)
 
 
-def stay_on(cpu):
-    """Keep this process, and what it begins from here on, on a CPU (int, or None)."""
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
-
-
-def _free_port():
+def free_port():
+    """Return the number of a port that nobody uses at the moment."""
     with socket.create_server((_HOST, 0)) as listening:
         return listening.getsockname()[1]
 

@@ -2,7 +2,9 @@
 
 A job is a function that prepares everything and returns another function, which
 does what is measured and returns a result for JSON.  The process writes a line
-when it is prepared, waits for a line, and writes the result.
+when it is prepared, waits for a line, which has the arguments, and writes the
+result; some jobs do that again for each line.  With the parameter `cpu` it stays on
+one, which is for any job.
 
 ZEO and Zeolite each have a thread of their own in a client.  A new process for
 each measurement keeps them from sharing an interpreter lock with each other or
@@ -12,6 +14,7 @@ with the benchmark.
 import gc
 import importlib
 import json
+import os
 import sys
 
 # Where the jobs are.  Only what is needed is imported.
@@ -28,7 +31,8 @@ _MODULES = {
     "transfer": "blobs",
     "blob_loads": "blobs",
     "idle": "idle",
-    "scrape": "scraping",
+    "serve": "monitored",
+    "busy": "monitored",
     "pack": "packing",
     "ping": "packing",
 }
@@ -37,11 +41,15 @@ _MODULES = {
 def main():
     job, parameters = sys.argv[1:]
     module = importlib.import_module(f".jobs.{_MODULES[job]}", __package__)
-    measure = getattr(module, job)(**json.loads(parameters))
+    parameters = json.loads(parameters)
+    cpu = parameters.pop("cpu", None)
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    measure = getattr(module, job)(**parameters)
     gc.collect()
     print("ready", flush=True)
-    if sys.stdin.readline():
-        print(json.dumps(measure()), flush=True)
+    while line := sys.stdin.readline():
+        print(json.dumps(measure(*json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

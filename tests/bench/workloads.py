@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import psutil
 
+from . import monitoring
 from .processes import Failed, Worker, run_jobs
 from .setups import (
     filled_cache,
@@ -22,7 +23,6 @@ from .setups import (
     records,
     records_on,
     records_over_tls,
-    with_and_without_monitor,
     with_blobs,
     with_floor_on,
     with_idle_clients,
@@ -48,11 +48,11 @@ def _cold_loads(threads=1, processes=1):
     def measure(bench, target):
         sizes = bench.sizes
         count = sizes.loads if processes == 1 else sizes.shared_loads
+        parameters = {"target": target, "count": count, "cpu": target.get("cpu")}
         if target["system"] == FLOOR:
-            job = "ask", {"target": target, "count": count}
+            job = "ask", parameters
         else:
-            parameters = {"target": target, "threads": threads, "count": count}
-            job = "cold_loads", parameters
+            job = "cold_loads", {"threads": threads, **parameters}
         spans = run_jobs(bench.scratch, *[job] * processes)
         seconds = max(end for _, end in spans) - min(start for start, _ in spans)
         return [seconds / (processes * count) * MICRO]
@@ -62,7 +62,7 @@ def _cold_loads(threads=1, processes=1):
 
 def _round_trips(bench, target):
     count = bench.sizes.round_trips
-    job = "ask", {"target": target, "count": count}
+    job = "ask", {"target": target, "count": count, "cpu": target["cpu"]}
     [[start, end]] = run_jobs(bench.scratch, job)
     return [(end - start) / count * MICRO]
 
@@ -147,32 +147,6 @@ def _pings_during_pack(bench, system):
 def _percentile(values, percent):
     """Return the smallest value that so many percent do not exceed."""
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
-
-
-def _cost_of_monitoring(bench, system):
-    """How much more CPU time it takes with a monitor that is asked, in percent.
-
-    What it takes in seconds differs by 30 percent between two servers that are
-    alike, on a machine that others use.
-    """
-    sizes = bench.sizes
-    loads = "cold_loads", {"threads": 4, "count": sizes.loads}
-    commits = "commits", {"objects": 1, "count": sizes.commits, "warm_up": 20}
-    spent = {job: [0, 0] for job in (loads[0], commits[0])}
-    with with_and_without_monitor(bench, system) as servers:
-        for number in range(2 * sizes.turns):
-            which = (number + number // 2) % 2  # 0 1 1 0 ...
-            for job, parameters in (loads, commits):
-                target, pid = servers[which]
-                before = _cpu_seconds(pid)
-                run_jobs(bench.scratch, (job, {"target": target, **parameters}))
-                spent[job][which] += _cpu_seconds(pid) - before
-    return [(there / without - 1) * 100 for without, there in spent.values()]
-
-
-def _cpu_seconds(pid):
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
 
 
 def _blobs(bench, target):
@@ -284,15 +258,19 @@ WORKLOADS = [
         records_over_tls,
         _large_commits,
     ),
-    Workload(
-        (
-            "server's CPU time for monitoring, cold loads, %",
-            "server's CPU time for monitoring, commits, %",
-        ),
-        (ZEOLITE,),
-        name_only,
-        _cost_of_monitoring,
-    ),
+    *[
+        Workload(
+            (
+                f"monitoring 200 clients: CPU time a {kind[:-1]}, % more",
+                f"monitoring 200 clients: {kind} a second, % fewer",
+                f"monitoring 200 clients: server's CPU time, after {kind}, ms",
+            ),
+            (ZEOLITE,),
+            monitoring.comparing(kind),
+            monitoring.cost,
+        )
+        for kind in ("loads", "commits")
+    ],
     Workload(("server memory per idle client, KiB",), SERVERS, name_only, _memory),
     Workload(
         (

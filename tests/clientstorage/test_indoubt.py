@@ -47,11 +47,11 @@ class Broken:
         gate = self.backing.gate(where)
         commit = Background(lambda: self.commit(**kwargs))
         gate.wait_until_reached()
-        (session,) = self.server._served["1"]._sessions
+        (session,) = self.server._served["1"].sessions()
         session.end("the test wants it")
         while self.storage._connection.link().is_zeolite and (
-            session in self.server._served["1"]._sessions
-            and len(self.server._served["1"]._sessions) == 1
+            session in self.server._served["1"].sessions()
+            and len(self.server._served["1"].sessions()) == 1
         ):
             pass  # Until the client is back, while the server is not done yet.
         gate.open(error)
@@ -116,7 +116,7 @@ def test_the_commit_of_somebody_else_is_not_ours(broken, other):
     gate = case.backing.gate("before tpc_finish")
     commit = Background(case.commit)
     gate.wait_until_reached()
-    (session,) = case.server._served["1"]._sessions
+    (session,) = case.server._served["1"].sessions()
     session.end("the test wants it")
     second = zeolite.client(case.server.address)
     txn = TransactionMetaData("user", other.get("description", b"mine"))
@@ -138,7 +138,7 @@ def test_no_connection_in_time(broken):
     commit = Background(case.commit)
     gate.wait_until_reached()
     case.storage._connection._addresses[:] = [("127.0.0.1", free_port())]
-    (session,) = case.server._served["1"]._sessions
+    (session,) = case.server._served["1"].sessions()
     session.end("the test wants it")
     with pytest.raises(CommitInDoubt, match="may have been committed"):
         commit.result()

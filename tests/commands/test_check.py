@@ -68,6 +68,7 @@ def test_says_what_it_would_do(check, tmp_path):
     )
     assert "  transaction-timeout 60 (default: 30)\n" in out
     assert "  pid-filename z.pid\n" in out
+    assert "  <ssl>\n    certificate server.pem\nstorage 1" in out
     assert "read-only" not in out
     assert "storage 1: filestorage\n  path Data.fs\n  blob-dir blobs\n" in out
     assert "storage demo: demostorage\n" in out and "    path Base.fs\n" in out

@@ -72,6 +72,13 @@ def test_file_to_file(source, target, from_source, to_target, run):
     assert target.read_bytes() == source.read_bytes()
 
 
+def test_nothing_to_copy(target, run, tmp_path):
+    FileStorage(str(tmp_path / "Empty.fs")).close()
+    status, out, err = run("copy", tmp_path / "Empty.fs", target)
+    assert (status, err) == (0, "")
+    assert out.endswith("\ncomplete: the source is empty\n")
+
+
 @pytest.mark.parametrize("kind", ["zeolite", "TLS"])
 def test_file_to_server(kind, source, from_source, start, options, run, tmp_path):
     address = start(kind)

@@ -4,6 +4,7 @@ A pairing is a kind of client and a kind of server, "zeolite" or "zeo".  The
 suites are written as mix-ins for a test case that has the storage in `_storage`.
 """
 
+import importlib
 import inspect
 import itertools
 import pathlib
@@ -12,24 +13,6 @@ import sys
 import tempfile
 
 import pytest
-from ZODB.tests import (
-    BasicStorage,
-    ConflictResolution,
-    HistoryStorage,
-    IteratorStorage,
-    MTStorage,
-    PackableStorage,
-    PersistentStorage,
-    ReadOnlyStorage,
-    RecoveryStorage,
-    RevisionStorage,
-    Synchronization,
-    TransactionalUndoStorage,
-    racetest,
-    testDemoStorage,
-    testFileStorage,
-    testMVCCMappingStorage,
-)
 from ZODB.tests.racetest import RaceTests
 from ZODB.tests.StorageTestBase import StorageTestBase
 
@@ -39,36 +22,39 @@ FILE_STORAGE = "<filestorage>\npath {directory}/Data{number}.fs\n</filestorage>\
 MAPPING_STORAGE = "<mappingstorage>\n</mappingstorage>\n"
 DEMO_STORAGE = "<demostorage>\n</demostorage>\n"
 
+#: ZODB's modules that have suites.
+_MODULES = (
+    "BasicStorage",
+    "ConflictResolution",
+    "HistoryStorage",
+    "IteratorStorage",
+    "MTStorage",
+    "PackableStorage",
+    "PersistentStorage",
+    "ReadOnlyStorage",
+    "RecoveryStorage",
+    "RevisionStorage",
+    "Synchronization",
+    "TransactionalUndoStorage",
+    "racetest",
+    "testDemoStorage",
+    "testFileStorage",
+    "testMVCCMappingStorage",
+)
 
-def _rename_checks(*modules):
+
+def _rename_checks():
     """Give the tests of ZODB 5, which are called "check…", the names of ZODB 6."""
-    for module in modules:
+    for name in _MODULES:
+        module = importlib.import_module(f"ZODB.tests.{name}")
         for _, class_ in inspect.getmembers(module, inspect.isclass):
-            for name in [name for name in vars(class_) if name.startswith("check")]:
-                new = "test" + name.removeprefix("check")
+            for old in [old for old in vars(class_) if old.startswith("check")]:
+                new = "test" + old.removeprefix("check")
                 if new not in vars(class_):
-                    setattr(class_, new, vars(class_)[name])
+                    setattr(class_, new, vars(class_)[old])
 
 
-if not hasattr(BasicStorage.BasicStorage, "testBasics"):
-    _rename_checks(
-        BasicStorage,
-        ConflictResolution,
-        HistoryStorage,
-        IteratorStorage,
-        MTStorage,
-        PackableStorage,
-        PersistentStorage,
-        ReadOnlyStorage,
-        RecoveryStorage,
-        RevisionStorage,
-        Synchronization,
-        TransactionalUndoStorage,
-        racetest,
-        testDemoStorage,
-        testFileStorage,
-        testMVCCMappingStorage,
-    )
+_rename_checks()
 
 #: What is behind the class's name -> client, server.
 PAIRINGS = {

@@ -17,7 +17,7 @@ from ZODB.FileStorage import FileStorage
 import zeolite
 from tests.support.blocking import BlockingStorage
 from tests.support.processes import free_port, running
-from zeolite import config
+from zeolite import datatypes
 from zeolite.errors import ConfigurationError
 
 FILE = """\
@@ -177,12 +177,12 @@ class TestAddress:
         ],
     )
     def test_in_a_file(self, text, address):
-        assert config.monitor_address(text) == address
+        assert datatypes.monitor_address(text) == address
 
     @pytest.mark.parametrize("text", ["/tmp/socket", "", "x", "::1:80", "8101x"])
     def test_that_is_none(self, text):
         with pytest.raises(ValueError, match=r"HOST:PORT|IPv6"):
-            config.monitor_address(text)
+            datatypes.monitor_address(text)
 
     def test_as_argument_and_as_setting(self, caplog):
         caplog.set_level(logging.INFO)

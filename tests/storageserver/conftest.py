@@ -38,7 +38,7 @@ class ServerForTests:
     def session(self, client):
         """Return the server's session of a client."""
         name = "{}:{}".format(*client.socket.getsockname())
-        (found,) = [s for s in self.served._sessions if s._address == name]
+        (found,) = [s for s in self.served.sessions() if s._address == name]
         return found
 
 

@@ -563,7 +563,7 @@ class TestDownload:
         wait_until(
             lambda: not any("send_blob" in t.name for t in threading.enumerate())
         )
-        wait_until(lambda: len(server.served._sessions) == 1)
+        wait_until(lambda: len(server.served.sessions()) == 1)
         writer.ask("ping")
 
     def test_server_stops_in_mid_download(self, server):
@@ -672,7 +672,7 @@ class TestHostile:
         with caplog.at_level(logging.WARNING):
             client.post(name, *args)
             assert client.is_closed()
-            wait_until(lambda: not server.served._sessions)
+            wait_until(lambda: not server.served.sessions())
         assert len(caplog.records) == 1
         assert name in caplog.records[0].getMessage()
 

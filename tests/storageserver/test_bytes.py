@@ -73,7 +73,7 @@ def misbehave(server, caplog):
         bad.read_frame()
         bad.socket.sendall(data)
         assert bad.is_closed()
-        wait_until(lambda: len(server.served._sessions) == 1)
+        wait_until(lambda: len(server.served.sessions()) == 1)
         lines = [r for r in caplog.records if r.levelno >= logging.INFO]
         closed = [r.getMessage() for r in lines if "closed" in r.getMessage()]
         assert len(closed) == 1, lines
@@ -167,7 +167,7 @@ def test_truncated_frame(server):
     client.socket.sendall(struct.pack(">I", 1000) + b"x" * 10)
     client.close()
     other = server.connect()
-    wait_until(lambda: len(server.served._sessions) == 1)
+    wait_until(lambda: len(server.served.sessions()) == 1)
     assert other.commit(1)
 
 

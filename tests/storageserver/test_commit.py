@@ -65,7 +65,7 @@ class TestWaitingVotes:
         holder, first, second = voting(server, 3)
         gone = server.session(first)
         first.close()
-        wait_until(lambda: gone not in server.served._sessions)
+        wait_until(lambda: gone not in server.served.sessions())
         holder.ask("tpc_finish", 1)
         second.wait_for(second.vote)
         second.ask("tpc_finish", 3)
@@ -193,7 +193,7 @@ class TestErrors:
         client.begin(2, oids=range(3), data=b"x" * staging.MEMORY)
         client.close()
         assert other.commit(3)
-        wait_until(lambda: len(server.served._sessions) == 1)
+        wait_until(lambda: len(server.served.sessions()) == 1)
 
     def test_size_that_cannot_be_told_does_not_fail_the_commit(
         self, server, monkeypatch

@@ -224,10 +224,10 @@ class TestSlowClients:
         oids = [p64(number) for number in range(20_000)]
         for number in range(1, 1000):
             server.served.invalidate(p64(number), oids)
-            if session not in server.served._sessions:
+            if session not in server.served.sessions():
                 break
             writer.ask("ping")
-        wait_until(lambda: session not in server.served._sessions)
+        wait_until(lambda: session not in server.served.sessions())
         assert "took nothing" in session._reason
         assert writer.commit(1)
 

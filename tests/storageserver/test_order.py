@@ -192,7 +192,7 @@ class TestOrderOfInvalidations:
         told.wait_until_reached()  # The dispatcher is in the middle of its list.
         gone = server.session(readers[1])
         readers[1].close()
-        while gone in server.served._sessions:
+        while gone in server.served.sessions():
             pass
         newcomer = server.connect()
         told.open()

@@ -360,7 +360,7 @@ class World(contextlib.ExitStack):
         assert len(self.log.closed) <= 1, self.log.closed
         assert self._served.commit_lock._holder is None
         assert not self._served.commit_lock.waiting
-        assert session not in self._served._sessions
+        assert session not in self._served.sessions()
         assert all(t.has_ended for t in session.transactions.values())
         iterators = session.iterators
         assert not iterators or not (iterators._transactions or iterators._records)

@@ -1,7 +1,7 @@
 """What a test must not leave behind: threads, processes, temporary files."""
 
-import contextlib
 import os
+import pathlib
 import threading
 import time
 
@@ -28,7 +28,7 @@ class Leftovers:
         while True:
             found = [
                 *(f"thread {t.name}" for t in self._new_threads()),
-                *(f"process {p.pid}" for p in _children() - self._processes),
+                *(f"process {pid}" for pid in _children() - self._processes),
                 *(f"file {n}" for n in self._new_files()),
             ]
             if not found or time.monotonic() > deadline:
@@ -44,11 +44,26 @@ class Leftovers:
 
 def _children():
     """The processes of tests, without those that serve a whole run, and theirs."""
-    found, parents = set(), [psutil.Process()]
+    found, parents = set(), [os.getpid()]
     while parents:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = parents.pop().children()
-            new = {child for child in children if child.pid not in hosting.HOSTS}
-            found |= new
-            parents += new
+        new = _children_of(parents.pop()) - hosting.HOSTS
+        found |= new
+        parents += new
     return found
+
+
+def _children_of(pid):
+    """Return the ids of a process's children.
+
+    This is done twice for each test, and psutil looks at all processes of the machine.
+    """
+    paths = list(pathlib.Path(f"/proc/{pid}/task").glob("*/children"))
+    try:
+        if paths:
+            return {int(child) for path in paths for child in path.read_text().split()}
+    except OSError:
+        pass  # It is gone, or a thread of it is.
+    try:
+        return {child.pid for child in psutil.Process(pid).children()}
+    except psutil.NoSuchProcess:
+        return set()

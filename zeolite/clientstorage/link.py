@@ -206,7 +206,7 @@ class Link:
             ) from None
         if offered.startswith(_ALERT):
             raise TLSFailed(
-                "a server that wants TLS answers there; connect with ssl, or look at "
+                "a server that wants TLS answers there; connect with ssl (a command with --ssl), or look at "
                 "the port"
             )
         if offered != messages.PROTOCOL:

@@ -3,8 +3,11 @@
 Nothing is started, opened for writing, created or locked.
 """
 
+import dataclasses
+
 from .. import config
 from ..wire.channel import format_address
+from ..wire.tlssettings import TLSSettings
 from . import FAILED, checking, complain
 from .terminal import plain
 
@@ -64,9 +67,21 @@ def _show_keys(section, indent="  ", skipped=()):
             print(plain(f"{indent}<{inner.getSectionType()}>"))
             _show_keys(inner, indent + "  ")
             continue
+        if isinstance(value, TLSSettings):
+            _show_tls(value, indent)
+            continue
         shown = checking.shown(value)
         by_default = "" if default is None else f" (default: {checking.shown(default)})"
         print(plain(f"{indent}{name} {shown}{by_default}"))
+
+
+def _show_tls(settings, indent):
+    print(f"{indent}<ssl>")
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value != field.default:
+            key = field.name.replace("_", "-")
+            print(plain(f"{indent}  {key} {checking.shown(value)}"))
 
 
 def _show_log(eventlog):

@@ -16,8 +16,8 @@ from .terminal import ProgressLine, duration, plain, size
 
 DESCRIPTION = """\
 Copy all transactions of one storage to another, with their ids and their blobs.  A
-copy that was interrupted, however, goes on where it was when the command is run
-again.  A destination with other data is refused, and left as it is.  What is
+copy that was interrupted in whatever way goes on where it was when the command is
+run again.  A destination with other data is refused, and left as it is.  What is
 committed to the source after the start is not copied; run it again for that.
 
 SOURCE and DESTINATION are each one of
@@ -124,7 +124,10 @@ def _copy(source, destination, stop):
         f"copied {progress.transactions:,} transactions, {progress.records:,} records, "
         f"{progress.blobs:,} blobs: {size(progress.bytes)} in {took}"
     )
-    print(f"complete up to {describe(stop)}", flush=True)
+    if stop == z64:
+        print("complete: the source is empty", flush=True)
+    else:
+        print(f"complete up to {describe(stop)}", flush=True)
     if progress.missing:
         complain(f"{progress.missing:,} blobs are not in the source either")
 

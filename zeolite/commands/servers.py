@@ -9,7 +9,7 @@ import argparse
 import math
 import re
 
-from .. import config
+from .. import datatypes
 from ..clientstorage.storage import ClientStorage
 from ..errors import ConfigurationError
 from ..wire.channel import format_address
@@ -30,7 +30,7 @@ def address(text):
     if text.startswith("unix:"):
         return _path(text)
     try:
-        return config.client_address(text)
+        return datatypes.client_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -10,6 +10,8 @@ from persistent.TimeStamp import TimeStamp
 
 from ..storageserver.measures import COUNTS, KEYS, VERIFICATIONS
 
+_COUNTS_BUT_LOADS = [key for key in COUNTS if key != "loads"]
+
 #: How many clients are listed one by one.
 MOST_CLIENTS = 500
 
@@ -42,6 +44,7 @@ def storage(served, with_clients=True):
     sessions = look.sessions
     end = served.log.end
     behind = {session: max(0, end - session.delivery.cursor) for session in sessions}
+    stalled = {session for session in sessions if session.is_stalled}
     found = {
         "name": served.name,
         "started": served.started,
@@ -49,7 +52,7 @@ def storage(served, with_clients=True):
         "sessions": look.ever,
         **counts(look.total()),
         "transactions": sum(len(session.transactions) for session in sessions),
-        "stalled": sum(session.is_stalled for session in sessions),
+        "stalled": len(stalled),
         "invalidation_log": len(served.log),
         "behind": max(behind.values(), default=0),
         "last_tid": served.log.last_tid.hex(),
@@ -66,7 +69,7 @@ def storage(served, with_clients=True):
         ],
     }
     if with_clients:
-        clients = _clients(sessions, lock, behind, now)
+        clients = _clients(sessions, lock, behind, stalled, now)
         found["clients"] = clients[:MOST_CLIENTS]
         found["more_clients"] = max(0, len(clients) - MOST_CLIENTS)
     return found
@@ -80,7 +83,7 @@ def counts(tally):
     return found
 
 
-def _clients(sessions, lock, behind, now):
+def _clients(sessions, lock, behind, stalled, now):
     """Return the clients: who has the lock first, then who waits, then by age."""
     holder, queue, *_ = lock
     holding = holder and holder[0].session
@@ -97,7 +100,7 @@ def _clients(sessions, lock, behind, now):
             state, since = "holds the lock", now - holder[1]
         elif session in waiting:
             state, since = "waits for the lock", now - waiting[session]
-        elif session.is_stalled:
+        elif session in stalled:
             state, since = "takes nothing", None
         else:
             state, since = "idle" if session.delivery.is_idle else "busy", None
@@ -113,7 +116,7 @@ def _clients(sessions, lock, behind, now):
                 "behind": behind[session],
                 "transactions": len(session.transactions),
                 "loads": tally["loads"] + tally["blob_loads"],
-                **{key: tally[key] for key in COUNTS if key != "loads"},
+                **{key: tally[key] for key in _COUNTS_BUT_LOADS},
                 "bytes_received": tally["bytes_received"],
                 "bytes_sent": tally["bytes_sent"],
             }

@@ -17,7 +17,7 @@ COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolv
 VERIFICATIONS = ("none", "queue", "upstream", "iterating", "too_old")
 
 #: What `Session.counts` has.  Only the session's own thread writes them, but for
-#: those that go through `Served.count`.
+#: those that go through `Attendance.count`.
 OWN = (*COUNTS, "blob_loads", *VERIFICATIONS)
 
 #: What is kept of a session that has ended.
@@ -59,10 +59,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
-    def add(self, other):
-        """Add all that another one with the same bounds has."""
-        self.counts = [a + b for a, b in zip(self.counts, other.counts)]
-        self.sum += other.sum
+    def add(self, *others):
+        """Add all that others with the same bounds have."""
+        every = zip(self.counts, *[other.counts for other in others])
+        self.counts = [sum(counts) for counts in every]
+        self.sum += sum([other.sum for other in others])
 
     def copy(self):
         copied = Histogram(self.bounds)
@@ -86,6 +87,23 @@ class Account:
         for key in KEYS:
             past[key] += done[key] - (before[key] if before else 0)
 
+    def copy(self, connected):
+        """Return what it is with `connected`, pairs of done and before, as in `add`.
+
+        With hundreds of them this takes a fraction of what adding each would take.
+        """
+        copied = Account(self.name)
+        copied.connections = self.connections
+        dones = [done for done, _ in connected]
+        befores = [before for _, before in connected if before]
+        for key in KEYS:
+            copied.past[key] = (
+                self.past[key]
+                + sum([done[key] for done in dones])
+                - sum([before[key] for before in befores])
+            )
+        return copied
+
 
 class Accounts:
     """An `Account` for each name of clients, as long as there are not too many.
@@ -95,7 +113,7 @@ class Accounts:
     the others'.  If all are connected, the new one belongs to the others.  So the
     sum over all names is what was done, whatever happens.
 
-    Guarded by the lock of the `Served` that it belongs to.
+    Guarded by the lock of the `Attendance` that it belongs to.
     """
 
     def __init__(self, most=MOST_NAMES):
@@ -144,14 +162,16 @@ class Seat:
     """A session's place among those of its storage.
 
     `account` is where what it has done belongs, less what it had done `before`.
+    `is_settled` says that it is counted how its cache was brought up to date.
     """
 
-    __slots__ = ("account", "before", "number", "since")
+    __slots__ = ("account", "before", "is_settled", "number", "since")
 
     def __init__(self, number, account):
         self.number = number
         self.account = account
         self.before = None
+        self.is_settled = False
         self.since = time.monotonic()
 
 

@@ -13,22 +13,13 @@ from ZODB.serialize import referencesf
 from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire import messages
+from .attendance import Attendance
 from .blobs import remove_abandoned
 from .commit import DELAYED
 from .commitlock import CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
-from .measures import (
-    COMMIT_BOUNDS,
-    COUNTS,
-    LOAD_BOUNDS,
-    VERIFICATIONS,
-    Account,
-    Accounts,
-    Histogram,
-    Look,
-    Seat,
-)
+from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
 from .reports import LockReports
 
@@ -36,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a storage that is being read for a look does not answer.
 _PROBE_PATIENCE = 2
-
-#: Seconds after which a client that has not asked what it missed is not going to.
-_SETTLED = 5
 
 #: How many objects may have changed for a client to be told which.
 MOST_CHANGED = 1_000_000
@@ -65,10 +53,9 @@ REACHABLE = (
 class Served:
     """A storage with its commit lock, invalidation log and statistics.
 
-    Sessions come and go in threads of their own.  The lock guards who is there, the
-    accounts of what those have done who are gone, and the helpers.  To the storage
-    this is the wrapper that it tells of changes which it makes by itself, such as
-    those that a client storage hears of.
+    Sessions come and go in threads of their own.  The lock guards the helpers.  To
+    the storage this is the wrapper that it tells of changes which it makes by itself,
+    such as those that a client storage hears of.
     """
 
     def __init__(self, name, storage, options=None):
@@ -89,15 +76,12 @@ class Served:
         # that get in each other's way here do no harm.
         self._next_size = 0
         self._size_costs = deque([0, 0, 0], maxlen=3)
-        self._lock = threading.Lock()
-        self._sessions = {}  # session -> its `Seat`
-        self._accounts = Accounts()
-        self._load_times = Histogram(LOAD_BOUNDS)  # Of those who are gone.
-        self._ever = 0  # How many sessions there were.
+        self._attendance = Attendance()
         #: From a vote's call to the end of the commit.  Who has the commit lock
         #: writes it.
         self.commit_times = Histogram(COMMIT_BOUNDS)
         self._probe = threading.Lock()  # Held by who looks whether it can be read.
+        self._lock = threading.Lock()
         self._helpers = set()
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
@@ -150,10 +134,8 @@ class Served:
             if thread.is_alive():
                 self._leave_open(f"{thread.name} is still at work")
                 return
-        with self._lock:
-            busy = next(iter(self._sessions), None)
-        if busy is not None:
-            self._leave_open(f"it still works for client {busy}")
+        if busy := self.sessions():
+            self._leave_open(f"it still works for client {busy[0]}")
             return
         self.storage.close()
 
@@ -222,49 +204,23 @@ class Served:
 
     def sessions(self):
         """Return a list of the sessions of all clients."""
-        with self._lock:
-            return list(self._sessions)
+        return self._attendance.sessions()
 
     def add(self, session):
-        with self._lock:
-            self._ever += 1
-            account = self._accounts.open(_host(session))
-            self._sessions[session] = Seat(self._ever, account)
+        self._attendance.add(session)
         self.dispatcher.add(session.delivery)
 
     def discard(self, session):
         self.dispatcher.discard(session.delivery)
-        with self._lock:
-            seat = self._sessions.pop(session, None)
-            if seat is not None:
-                self._settle(session)
-                self._accounts.close(seat.account, session.tally(), seat.before)
-                if session.load_times is not None:
-                    self._load_times.add(session.load_times)
+        self._attendance.discard(session)
 
     def rename(self, session):
-        """A session has another label now: what comes is of another account."""
-        with self._lock:
-            seat = self._sessions[session]
-            done = session.tally()
-            self._accounts.close(seat.account, done, seat.before)
-            seat.account = self._accounts.open(session.label or _host(session))
-            seat.before = done
+        """A session has another label now."""
+        self._attendance.rename(session)
 
     def count(self, session, key):
-        """Count for a session, which may be gone by now, in any thread.
-
-        For keys that the session's own thread does not write by itself.
-        """
-        with self._lock:
-            session.counts[key] += 1
-            if session not in self._sessions:
-                self._accounts.add(key)
-
-    def _settle(self, session):
-        """Count a client that did not have to be told what it missed."""
-        if not any(session.counts[how] for how in VERIFICATIONS):
-            session.counts["none"] += 1
+        """Count for a session what its own thread does not; see `Attendance.count`."""
+        self._attendance.count(session, key)
 
     def info(self):
         """Return what `get_info` says."""
@@ -367,23 +323,7 @@ class Served:
 
     def look(self):
         """Return a `Look` at what has been done."""
-        now = time.monotonic()
-        with self._lock:
-            accounts = {}
-            for account in self._accounts:
-                accounts[account] = copied = Account(account.name)
-                copied.connections = account.connections
-                copied.add(account.past)
-            load_times = self._load_times.copy()
-            sessions = {}
-            for session, seat in self._sessions.items():
-                if now - seat.since > _SETTLED:
-                    self._settle(session)
-                sessions[session] = (seat.number, seat.since, session.tally())
-                accounts[seat.account].add(sessions[session][-1], seat.before)
-                if session.load_times is not None:
-                    load_times.add(session.load_times)
-            return Look(self._ever, sessions, list(accounts.values()), load_times)
+        return self._attendance.look()
 
     def trouble(self):
         """Return why it cannot be read, None if it can."""
@@ -457,11 +397,6 @@ class Served:
                 late.expire(timeout)
             except Exception:
                 logger.exception("storage %s: a timeout failed", self.name)
-
-
-def _host(session):
-    """What a client without a label is called: where it comes from."""
-    return session.address.rpartition(":")[0] or session.address
 
 
 def _leave_conflict(oid, committed, read, data, committed_data=b""):

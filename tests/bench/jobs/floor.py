@@ -12,15 +12,12 @@ import sys
 import threading
 import time
 
-from ..systems import stay_on
-
 REQUEST = 59
 REPLY = 450
 
 
-def answer(port, cpu):
+def answer(port):
     """Answer requests until there is no more input, a thread for each connection."""
-    stay_on(cpu)
     listening = socket.create_server(("127.0.0.1", port))
 
     def serve():
@@ -37,7 +34,6 @@ def answer(port, cpu):
 
 def ask(target, count):
     """Make round trips one after the other; the result is start and end."""
-    stay_on(target["cpu"])
     connection = socket.create_connection(("127.0.0.1", target["port"]))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _ask(connection, count // 10)
