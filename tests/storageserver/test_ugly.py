@@ -9,7 +9,7 @@ import resource
 import weakref
 
 import pytest
-from ZODB.utils import p64, z64
+from ZODB.utils import p64, u64, z64
 
 from tests.support.bombs import BOMBS
 from tests.support.fuzzcalls import GREETING
@@ -80,6 +80,23 @@ def test_undoing_what_is_no_transaction_fails_the_vote(id):
     with World("file") as world:
         replies = say(world, begin(), post("undoa", id, 1), call("vote", 1))
         assert replies[2] == "ZODB.POSException.UndoError"
+
+
+def test_an_undone_creation_is_restored_wherever_its_data_is_said_to_be():
+    with World("file") as world:
+        oid, before, tid = p64(1), world.tids[0], p64(u64(world.tids[-1]) + 2**40)
+        replies = say(
+            world,
+            post("tpc_begin", 1, b"", b"", {}, tid),
+            post("restorea", oid, tid, None, before, 1),
+            call("vote", 1),
+            call("tpc_finish", 1, id=3),
+            call("loadSerial", oid, before, id=4),
+            call("getTid", oid, id=5),
+        )
+        assert (replies[2], replies[3]) == ([], tid)
+        assert replies[4].startswith(b"\x80")
+        assert replies[5] == "ZODB.POSException.POSKeyError"
 
 
 def test_there_is_no_record_after_the_last():
