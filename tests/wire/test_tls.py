@@ -263,8 +263,7 @@ class TestAnswers:
             taken = 0
             while channel._unsent or taken < len(Answering.ANSWER):
                 taken += len(peer.socket.recv(65536))
-                with channel._lock:
-                    channel._flush_quietly()
+                channel._flush_quietly()
                 if taken >= len(Answering.ANSWER):
                     break
 
@@ -279,6 +278,39 @@ class TestAnswers:
         assert channel.receive(soon()) == b"a question"
         assert peer.read(len(DATA)) == DATA
         sender.join()
+
+
+class Replying(Answering):
+    """One that answers with a record, as it does when the peer wants new keys."""
+
+    def read(self, size):
+        data = self._ssl_object.read(size)
+        self._ssl_object.write(b"an answer")
+        return data
+
+
+class TestOrder:
+    def test_who_receives_leaves_answers_to_who_is_sending(self, channel_and_peer):
+        """And does not wait for that one, whose bytes the kernel is given first."""
+        channel, peer = channel_and_peer
+        channel._ssl = Replying(channel._ssl, channel._outgoing)
+        is_sending, may_go_on = threading.Event(), threading.Event()
+        send_now = channel._send_now
+
+        def slowly(data):
+            is_sending.set()
+            assert may_go_on.wait(20)
+            return send_now(data)
+
+        channel._send_now = slowly
+        sender = threading.Thread(target=channel.send, args=(b"a message, ",))
+        sender.start()
+        assert is_sending.wait(20)
+        peer.socket.sendall(peer.records(b"a question"))
+        assert channel.receive(soon()) == b"a question"
+        may_go_on.set()
+        sender.join()
+        assert peer.read(20) == b"a message, an answer"
 
 
 @contextlib.contextmanager
