@@ -9,7 +9,7 @@ import resource
 import weakref
 
 import pytest
-from ZODB.utils import p64, u64, z64
+from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.support.bombs import BOMBS
 from tests.support.fuzzcalls import GREETING
@@ -125,6 +125,78 @@ def test_a_transaction_in_every_order(world):
         )
         # What is stored after the vote spoils it no more, and is not done.
         assert (type(replies[3]) is bytes) == is_right, order
+
+
+def shift(tid, days):
+    return p64(u64(tid) + int(days * 24 * 60) * 2**32)
+
+
+@pytest.mark.parametrize("kind", ["transaction", "record"])
+def test_no_transaction_can_be_of_a_far_time(kind):
+    """All later ones would have to follow it, the last possible one none."""
+    with World("file") as world:
+        last = world.storage.lastTransaction()
+        for far in (shift(last, 2), p64(u64(maxtid) - 1)):
+            tids = (far, far) if kind == "transaction" else (shift(last, 0.5), far)
+            replies = say(
+                world,
+                post("tpc_begin", 1, b"", b"", {}, tids[0]),
+                post("restorea", p64(1), tids[1], b"data", None, 1),
+                call("vote", 1),
+            )
+            assert replies[2] == "ZODB.POSException.StorageError"
+
+
+def test_a_transaction_can_be_of_another_time_zone():
+    with World("file") as world:
+        first = shift(world.storage.lastTransaction(), 0.6)
+        # And one that is ahead is followed by others.
+        for id, tid in ((1, first), (2, shift(first, 0.9))):
+            replies = say(
+                world,
+                post("tpc_begin", id, b"", b"", {}, tid),
+                post("restorea", p64(1), tid, b"data", None, id),
+                call("vote", id),
+                call("tpc_finish", id, id=3),
+            )
+            assert (replies[2], replies[3]) == ([], tid)
+
+
+@pytest.mark.parametrize("method", ["storea", "restorea", "storeBlobEnd"])
+def test_no_oid_is_the_last_one(method):
+    """Storages count on from the largest that they have been given."""
+    far = p64(2**63 - 1)
+    with World("file") as world:
+        near = world.storage.new_oid()
+        tid = shift(world.storage.lastTransaction(), 0.5)
+        stores = {
+            "storea": [post("storea", far, z64, b"data", 1)],
+            "restorea": [post("restorea", far, tid, b"data", None, 1)],
+            "storeBlobEnd": [
+                post("storeBlobStart"),
+                post("storeBlobChunk", b"blob"),
+                post("storeBlobEnd", far, z64, b"data", 1),
+            ],
+        }[method]
+        begin_then = post("tpc_begin", 1, b"", b"", {}, tid)
+        replies = say(world, begin_then, *stores, call("vote", 1))
+        assert replies[2] == "ZODB.POSException.StorageError"
+        assert u64(world.storage.new_oid()) < u64(near) + 10
+
+
+def test_oids_that_were_given_out_can_be_stored_however_large_they_are():
+    with World("file") as world:
+        world.storage.set_max_oid(p64(2**62 + 5))
+        oid = world.storage.new_oid()
+        replies = say(
+            world,
+            begin(),
+            post("storea", oid, z64, b"data", 1),
+            call("vote", 1),
+            call("tpc_finish", 1, id=3),
+            call("getTid", oid, id=4),
+        )
+        assert replies[4] == replies[3]
 
 
 def test_a_blob_in_every_order():
