@@ -263,12 +263,14 @@ class TLSChannel(PlainChannel):
                 try:
                     done = self._ssl.write(piece)
                 except ssl.SSLError as error:
-                    raise self._failed(error) from error
-                finally:
                     self._collect()
-                unsent, self._unsent = self._unsent, b""
+                    raise self._failed(error) from error
+                made = self._outgoing.read()
+                self._made += len(made)
+                if self._unsent:
+                    made, self._unsent = self._unsent + made, b""
             data = memoryview(data)[done:] if done < len(data) else b""
-            if not self._give(unsent):
+            if not self._give(made):
                 break
         return data
 
