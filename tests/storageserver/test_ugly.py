@@ -226,6 +226,18 @@ def test_bombs_go_off_nowhere(registered):
     assert after - before < 64 * 1024  # KiB
 
 
+def test_a_damaged_name_does_not_keep_the_server_busy():
+    """Before registering; looking for the end of the name began anew for ever."""
+    data = (
+        b"\x80\x03(K\0K\x01X\x09\0\0\0Tpc_beginq\0(K\x03C\x02\xff\nq\x01c\x05aboutq\x02"
+        b"}\0\0\0aq\x04K\x01sC\x08\x04\r1\xa1)\x80Uq\x05tq\x06tq\x07."
+    )
+    for greeting in (GREETING[:1], GREETING):
+        with World("mapping") as world:
+            world.converse([*greeting, ("damaged", data)])
+            assert list(world.reasons) == ["a pickle that ends too early"]
+
+
 def test_a_message_of_many_small_objects_is_refused():
     with World("mapping") as world:
         few = list(range(30_000))
