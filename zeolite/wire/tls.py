@@ -71,7 +71,7 @@ class TLSChannel(PlainChannel):
         # `_sent`: how many the kernel has taken.  Always taken before the other.
         self._sending = threading.Lock()
         self._sent = 0
-        # Guards the three above and all below but `_has_more` and `_made_for_offers`.
+        # Guards the OpenSSL objects and all below but `_has_more` and `_made_for_offers`.
         self._lock = threading.Lock()
         self._is_ready = False  # The handshake is done.
         self._is_over = False  # Nothing more can be read.
