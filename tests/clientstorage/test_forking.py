@@ -1,8 +1,10 @@
 """A storage in the child of a fork: a clear error, and no harm to the parent."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 import traceback
 
 import pytest
@@ -12,6 +14,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64, z64
 
 import zeolite
+from tests.support.certificates import Files
 from tests.support.waiting import wait_until
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ForkedStorageError
@@ -35,9 +38,14 @@ def in_child(function, *args):
     assert status == 0, "see above for what the child has raised"
 
 
+@pytest.fixture(params=["plain", "TLS"])
+def server(serve, request):
+    return serve(tls=request.param == "TLS")
+
+
 @pytest.fixture
 def storage(server):
-    db = zeolite.DB(server.address)
+    db = zeolite.DB(server.address, ssl=server.tls)
     with db.transaction() as connection:
         connection.root()["x"] = 1
     yield db.storage
@@ -112,8 +120,29 @@ def test_child_closes_it_and_exits(storage):
     assert storage._connection.link() is link
 
 
+def test_fork_while_another_thread_sends(storage):
+    """The child does not wait for locks whose holders are not there."""
+    link = storage._connection.link()
+    channel = link._channel
+    locks = [link._send_lock, channel._closing]
+    locks += [
+        getattr(channel, name, threading.Lock()) for name in ("_sending", "_lock")
+    ]
+
+    def child():
+        raises_forked(storage.ping)
+        storage.close()
+
+    with contextlib.ExitStack() as held:
+        for lock in locks:
+            held.enter_context(lock)
+        in_child(child)
+    storage.ping()
+    assert storage._connection.link() is link
+
+
 def test_database_and_connection_in_the_child(storage, server):
-    db = zeolite.DB(server.address)
+    db = zeolite.DB(server.address, ssl=server.tls)
     connection = db.open()
     root = connection.root()
 
@@ -130,7 +159,7 @@ def test_database_and_connection_in_the_child(storage, server):
 
 def test_child_opens_one_of_its_own(storage, server):
     def child():
-        db = zeolite.DB(server.address)
+        db = zeolite.DB(server.address, ssl=server.tls)
         with db.transaction() as connection:
             connection.root()["child"] = 1
         db.close()
@@ -142,16 +171,18 @@ def test_child_opens_one_of_its_own(storage, server):
         assert connection.root()["child"] == 1
 
 
-def test_server_notices_that_the_parent_is_gone(server):
+def test_server_notices_that_the_parent_is_gone(server, tmp_path):
     """Though the child is still there, and had the connection once."""
+    trusted = Files(tmp_path).authority()
+    tls = f"ssl.create_default_context(cafile={str(trusted)!r})" if server.tls else None
     script = (
-        "import os, sys, zeolite\n"
-        f"storage = zeolite.client({server.address!r})\n"
+        "import os, ssl, sys, zeolite\n"
+        f"storage = zeolite.client({server.address!r}, ssl={tls})\n"
         "if os.fork() == 0:\n"
         "    sys.stdin.read()\n"
         "os._exit(0)\n"
     )
-    status = ClientStorage(server.address)
+    status = zeolite.client(server.address, ssl=server.tls)
     parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
     try:
         assert parent.wait(20) == 0

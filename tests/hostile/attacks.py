@@ -199,6 +199,8 @@ def throw(address, data, register, patience=_BOMB_PATIENCE):
             client.ask("register", "1", False)
         client.send_frame(data)
         message = client.read()
+        while message[0] not in ("reply", "error"):
+            message = client.read()  # What others have committed.
         return f"error: {message[2][0]}" if message[0] == "error" else "answered"
     except (Closed, ConnectionError):
         return "closed"

@@ -16,7 +16,8 @@ class ServerForTests:
 
     def __init__(self, stack, storage=None, tls=False, **options):
         self._stack = stack
-        self._tls = client_context() if tls else None
+        #: What clients encrypt with, an `ssl.SSLContext` or None.
+        self.tls = client_context() if tls else None
         self.storage = BlockingStorage() if storage is None else storage
         self.server = StorageServer(
             ("127.0.0.1", 0),
@@ -31,7 +32,7 @@ class ServerForTests:
 
     def connect(self, **kwargs):
         """Return a new `RawClient`."""
-        client = RawClient(self.address, tls=self._tls, **kwargs)
+        client = RawClient(self.address, tls=self.tls, **kwargs)
         self._stack.callback(client.close)
         return client
 

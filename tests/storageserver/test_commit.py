@@ -219,7 +219,7 @@ class TestErrors:
             (None, "c", {}, "no status"),
             (None, "X" * 60, {}, "no status"),
             (b"\0" * 7 + b"\1", " ", {}, "cannot be stored after"),
-            (b"\xff" * 8, " ", {}, "cannot be stored after"),
+            (b"\xff" * 8, " ", {}, "a day ahead"),
             (None, " ", b"\x80\x03K\x05.", "no dictionary"),
         ],
     )

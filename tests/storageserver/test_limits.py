@@ -15,6 +15,7 @@ from ZODB.utils import p64, z64
 
 from tests.support.bystander import BLOB_RECORD, refused, works_before_and_after
 from tests.support.rawclient import Failed
+from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
 from zeolite.wire.messages import MOST_PLAIN
 
@@ -52,6 +53,46 @@ class TestMessages:
             assert client.is_closed()
             # Who is silent between two messages is not.
             assert other_session in server.served.sessions()
+
+    def test_unfinished_messages_of_all_together(self, serve, caplog):
+        """Whose is under way for the longest has to go; what others do goes on."""
+        server = serve(max_unfinished_size=3 * 2**20)
+        unfinished = server.server._listener._unfinished
+        with works_before_and_after(server):
+            half = struct.pack(">I", 5 * 2**20) + b"x" * (2**21 - 4)
+            first, second = server.connect(), server.connect()
+            first.socket.sendall(half)
+            wait_until(lambda: unfinished.total == 2**21)
+            second.socket.sendall(half)
+            assert first.is_closed()
+            wait_until(lambda: unfinished.total == 2**21)
+            # One alone may be larger.
+            third = server.connect()
+            third.begin(1, data=b"x" * 4 * 2**20)
+            assert third.ask("vote", 1) == []
+            assert second.is_closed()
+            third.ask("tpc_finish", 1)
+            wait_until(lambda: unfinished.total == 0)
+        assert "together have more than max-unfinished-size" in caplog.text
+
+    def test_small_unfinished_messages_do_not_count(self, serve):
+        server = serve(max_unfinished_size=10)
+        clients = [server.connect() for _ in range(5)]
+        for client in clients:
+            client.socket.sendall(struct.pack(">I", 2**21) + b"x" * 60_000)
+        clients.append(server.connect())
+        clients[-1].ask("ping")
+        assert all(s in server.served.sessions() for s in map(server.session, clients))
+        assert server.server._listener._unfinished.total == 0
+
+    def test_what_was_unfinished_is_forgotten_with_its_client(self, serve):
+        server = serve()
+        unfinished = server.server._listener._unfinished
+        client = server.connect()
+        client.socket.sendall(struct.pack(">I", 2**21) + b"x" * 2**20)
+        wait_until(lambda: unfinished.total == 2**20 + 4)
+        client.close()
+        wait_until(lambda: unfinished.total == 0)
 
     def test_silence_between_messages_is_fine(self, serve):
         server = serve(client_timeout=0.05)

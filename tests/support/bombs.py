@@ -170,4 +170,10 @@ ABUSED = {
     + b")t.",
 }
 
-BOMBS = EXPANDING | NAMED | ABUSED
+#: Names that have no end, behind what looks like one.
+ENDLESS = {
+    "a name without an end": _message(_text(b"\n"), b"cos"),
+    "half a name without an end": _message(_text(b"\n"), b"cos\nsystem"),
+}
+
+BOMBS = EXPANDING | NAMED | ABUSED | ENDLESS

@@ -186,6 +186,9 @@ BAD = {
     "bytes behind the end": b"\x80\x03N.N.",
     "no name": b"\x80\x03c",
     "half a name": b"\x80\x03cos\n",
+    # Looking for the end of the line must not begin again at the start.
+    "no name after a line": b"\x80\x03X\x01\0\0\0\ncos.",
+    "half a name after a line": b"\x80\x03X\x01\0\0\0\ncos\nsystem.",
     "length that lies": b"\x80\x03B\xff\xff\xff\x7f.",
     "text length that lies": b"\x80\x03X\xff\xff\xff\xff.",
     "short length that lies": b"\x80\x03C\xff.",

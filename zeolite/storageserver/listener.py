@@ -12,6 +12,7 @@ from ..wire.channel import PlainChannel
 from ..wire.tls import TLSChannel
 from .admission import Admission
 from .session import Session
+from .unfinished import Unfinished
 
 _BACKLOG = 1024
 
@@ -34,6 +35,7 @@ class Listener:
         self._storages = storages
         self._options = options
         self._log = log
+        self._unfinished = Unfinished(options.max_unfinished_size)
         self.tls = tls
         self._lock = threading.Lock()  # Guards `_sessions` and `_stopped`.
         self._sessions = {}
@@ -92,7 +94,9 @@ class Listener:
         channel = self._channel(sock)
         is_local = _host(address) is None
         name = "a local process" if is_local else f"{address[0]}:{address[1]}"
-        session = Session(channel, name, self._storages, self._options, self._log)
+        session = Session(
+            channel, name, self._storages, self._options, self._log, self._unfinished
+        )
         with self._lock:
             if self._stopped:
                 return

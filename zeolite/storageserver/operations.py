@@ -14,6 +14,10 @@ def _store(storage, metadata, oids, oid, serial, data):
 
 
 def _restore(storage, metadata, oids, oid, serial, data, prev_txn):
+    if data is None:
+        # An object whose creation was undone.  Where its data might be is of no use
+        # then, and a file storage cannot compare what is there with nothing.
+        prev_txn = None
     storage.restore(oid, serial, data, "", prev_txn, metadata)
     oids[oid] = None
 

@@ -66,6 +66,10 @@ class ServerOptions:
     #: Bytes in one message of a client that has.
     max_message_size: int = DEFAULT_LIMIT
 
+    #: Bytes that have arrived of messages which are not whole yet, of all clients
+    #: together; 0 for no limit.
+    max_unfinished_size: int = 512 * 1024 * 1024
+
     #: Connections, in all and from one address; 0 for no limit.
     max_connections: int = 5000
     max_connections_per_address: int = 2500

@@ -21,7 +21,7 @@ from ZODB.POSException import POSError, ReadOnlyError, StorageTransactionError
 from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent
-from ..wire.frames import FrameReader, frame
+from ..wire.frames import STRANGER_LIMIT, FrameReader, frame
 from ..wire.tlserrors import TLSFailed
 from .calls import METHODS
 from .commit import DELAYED
@@ -30,6 +30,7 @@ from .invalidation import FellBehind
 from .iterators import Iterators
 from .measures import LOAD_BOUNDS, OWN, Histogram
 from .reports import report_slow_call
+from .unfinished import Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,18 @@ class Session:
     `end`, `stop` and `respond` may be called by any thread.
     """
 
-    def __init__(self, channel, address, storages, options, log):
-        """`storages` maps names to `Served`; `address` is for the `SparseLog`."""
+    def __init__(self, channel, address, storages, options, log, unfinished=None):
+        """`storages` maps names to `Served`; `address` is for the `SparseLog`.
+
+        `unfinished` is the server's `Unfinished`.
+        """
         self._channel = channel
         self._address = address
         self._storages = storages
         self._options = options
         self._frames = FrameReader(options.max_register_size)
+        self._unfinished = unfinished or Unfinished(0)
+        self._has_unfinished = False  # There is more than a stranger may send.
         self.log = log
         self._label = None
         self._reason = None
@@ -289,13 +295,22 @@ class Session:
                 return data
             self.delivery.rest()
             deadline = self._deadline
-            if self._frames.is_partial and deadline is None:
-                deadline = time.monotonic() + self._options.client_timeout
+            if self._frames.is_partial:
+                self._tell_unfinished(self._frames.arrived)
+                if deadline is None:
+                    deadline = time.monotonic() + self._options.client_timeout
+            elif self._has_unfinished:
+                self._tell_unfinished(0)
             received = self._channel.receive(deadline)
             self.delivery.wake()
             if not received:
                 return None
             self._frames.feed(received)
+
+    def _tell_unfinished(self, size):
+        if size > STRANGER_LIMIT or self._has_unfinished:
+            self._has_unfinished = size > 0
+            self._unfinished.update(self, size)
 
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.
@@ -389,6 +404,7 @@ class Session:
         except Exception:
             logger.exception("client %s: an error while it left", self)
         finally:
+            self._tell_unfinished(0)
             if self.served is not None:
                 self.served.discard(self)
             self._channel.close()

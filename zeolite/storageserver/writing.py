@@ -17,6 +17,7 @@ from ..wire import messages
 from ..wire.channel import ConnectionLost
 from . import blobs
 from .commit import DELAYED, Transaction
+from .headroom import check_oid, check_tid
 from .metadata import transaction_metadata
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
         metadata = transaction_metadata(user, description, extension)
         if status not in _STATUSES:
             raise StorageError(f"{status!r} is no status of a transaction")
+        if tid is not None:
+            check_tid(session.storage, tid)
     except Exception as e:
         metadata, error = None, e
     transaction = Transaction(session, metadata, tid, status)
@@ -63,9 +66,20 @@ def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
 def store(session, oid, serial, data, id):
     session.counts["stores"] += 1
     transaction = session.transaction(id)
-    if not data:
-        transaction.fail(StorageError(_EMPTY))
+    try:
+        _check(session.storage, oid, data)
+    except Exception as error:
+        transaction.fail(error)
     transaction.stage("store", oid, serial, data)
+
+
+def _check(storage, oid, data, tid=None):
+    """Raise `StorageError` for what would do harm once it is stored."""
+    if data == b"":
+        raise StorageError(_EMPTY)
+    check_oid(storage, oid)
+    if tid is not None:
+        check_tid(storage, tid)
 
 
 def _transaction(session, id, needed):
@@ -79,8 +93,10 @@ def _transaction(session, id, needed):
 def restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
     transaction = _transaction(session, id, "restore")
-    if data == b"":
-        transaction.fail(StorageError(_EMPTY))
+    try:
+        _check(session.storage, oid, data, serial)
+    except Exception as error:
+        transaction.fail(error)
     transaction.stage("restore", oid, serial, data, prev_txn)
 
 
@@ -115,8 +131,8 @@ def _stage_blob(session, id, name, method, oid, *args):
         transaction = session.transaction(id)
         session.counts["stores"] += 1
         try:
-            if not args[1]:
-                raise StorageError(_EMPTY)
+            tid = args[0] if method == "restore_blob" else None
+            _check(session.storage, oid, args[1], tid)
             if name is not None:
                 path = blobs.shared_file(session.storage, oid, name)
             elif session.upload is not None:

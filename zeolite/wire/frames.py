@@ -53,12 +53,15 @@ class FrameReader:
         # A frame that arrives in many pieces is joined once, when it is whole.
         self._pieces = []
         self._missing = 0
+        #: How many bytes of a frame have arrived while `is_partial`.
+        self.arrived = 0
 
     def feed(self, data):
         """Add `data` (bytes), the next piece of the stream."""
         if self._missing:
             self._pieces.append(data)
             self._missing -= len(data)
+            self.arrived += len(data)
             if self._missing > 0:
                 if len(self._pieces) > _MOST_PIECES:
                     self._pieces = [b"".join(self._pieces)]
@@ -96,6 +99,7 @@ class FrameReader:
         if len(data) < end:
             self._pieces.append(data[start - 4 :])
             self._missing = end - len(data)
+            self.arrived = len(self._pieces[0])
             self._data, self._position = b"", 0
             return None
         self._position = end

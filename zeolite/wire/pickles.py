@@ -130,9 +130,10 @@ def _scan(data, calls, old_protocols=False, most=None):
                     raise ProtocolError("too many long numbers in a pickle")
         elif opcode == _GLOBAL:
             names = True
-            position = data.find(b"\n", data.find(b"\n", position) + 1) + 1
-            if not position:
-                raise ProtocolError("a pickle that ends too early")
+            for _ in ("module", "name"):
+                position = data.find(b"\n", position) + 1
+                if not position:
+                    raise ProtocolError("a pickle that ends too early")
         elif opcode in _READS:
             reads += 1
             if reads > MAX_READS and (tuples or not old_protocols):

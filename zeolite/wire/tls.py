@@ -4,9 +4,11 @@ The socket stays ours: bytes from the kernel go into OpenSSL through one buffer 
 memory, and what it wants to have sent comes out of another.  So one thread can wait
 for the peer while another sends, which an OpenSSL connection itself does not allow.
 
-Both are done under one lock, which is never held while anybody waits.  Whatever
-comes out of OpenSSL joins the end of `_unsent`, be it a message or something that
-receiving brought about (a new key, an alert), and leaves in that order.
+Both are done under one lock, and bytes are given to the kernel under another, so
+that who decrypts does not wait for the kernel; neither is held while anybody waits.
+Whatever comes out of OpenSSL leaves in the order in which it was made, be it a
+message or something that receiving brought about (a new key, an alert): who receives
+leaves that in `_unsent`, to be sent at once or, if somebody is sending, by that one.
 """
 
 import contextlib
@@ -65,15 +67,22 @@ class TLSChannel(PlainChannel):
             self._incoming, self._outgoing, server_side, server_hostname
         )
         self._peer = "client" if server_side else "server"
-        # Guards the three above and all below but `_rest`.
+        # Whoever gives encrypted bytes to the kernel has it, and what it guards is
+        # `_sent`: how many the kernel has taken.  Always taken before the other.
+        self._sending = threading.Lock()
+        self._sent = 0
+        # Guards the OpenSSL objects and all below but `_has_more` and `_made_for_offers`.
         self._lock = threading.Lock()
         self._is_ready = False  # The handshake is done.
-        self._at_end = False
-        self._failure = None
+        self._is_over = False  # Nothing more can be read.
+        self._failure = None  # Why, if it is not the peer's goodbye.
         self._unsent = b""  # Encrypted, and not taken by the kernel yet.
-        # How many encrypted bytes there were and have been sent, in all, and how
-        # many there were when the last of what was offered had been encrypted.
-        self._made = self._sent = self._made_for_offers = 0
+        self._made = 0  # How many encrypted bytes there were.
+        # How many there were when the last of what was offered had been encrypted.
+        self._made_for_offers = 0
+        # Whether there may be something to return before anything is received: what
+        # came with the end of the handshake, and the end.  The receiving thread's.
+        self._has_more = True
         super().__init__(sock, stall_timeout, keep_alive)
 
     # The handshake.
@@ -115,25 +124,24 @@ class TLSChannel(PlainChannel):
 
     def _step(self):
         """Go on with the handshake; return whether it is done."""
-        with self._lock:
-            try:
-                self._ssl.do_handshake()
-            except ssl.SSLWantReadError:
-                return False
-            except ssl.SSLError as error:
-                self._collect()
-                self._flush_quietly()  # The peer is to know why.
-                raise self._failed(error) from error
-            finally:
-                self._collect()
-            self._is_ready = True
-            return True
+        try:
+            with self._lock:
+                try:
+                    self._ssl.do_handshake()
+                finally:
+                    self._collect()
+                self._is_ready = True
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            self._flush_quietly()  # The peer is to know why.
+            raise self._failed(error) from error
+        return True
 
     def _finish_handshaking(self, deadline):
         while True:
-            with self._lock:
-                self._flush()
-                if not self._unsent:
+            with self._sending:
+                if self._flush():
                     return
             if not self._wait(select.POLLOUT, deadline - time.monotonic()):
                 raise PeerSilent("it did not take in time what is needed for TLS")
@@ -159,48 +167,64 @@ class TLSChannel(PlainChannel):
 
     def receive(self, deadline=None):
         """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
-        while True:
-            with self._lock:
-                data = self._decrypt()
-                self._collect()
-                # What decrypting brought about goes out now or with what follows.
-                self._flush_quietly()
-                if len(self._unsent) > _MOST_UNSENT:
-                    raise PeerSilent("it has TLS answered and takes no answers")
-                if data or self._at_end:
-                    return data
-                if self._failure is not None:
-                    raise self._failure
+        data = self._take(b"") if self._has_more else None
+        while data is None:
             received = super().receive(deadline)
-            if not received:
-                # OpenSSL is not told, so that sending may go on.
-                return b""
-            with self._lock:
-                self._incoming.write(received)
+            # OpenSSL is not told of the end, so that sending may go on.
+            data = self._take(received) if received else b""
+        return data
+
+    def _take(self, received):
+        """Return what `received` contains, b"" at the end, None if more is needed."""
+        with self._lock:
+            self._incoming.write(received)
+            data = b"" if self._is_over else self._decrypt()
+            if self._outgoing.pending:
+                self._collect()
+        if self._unsent:
+            self._flush_quietly()
+            if len(self._unsent) > _MOST_UNSENT:
+                raise PeerSilent("it has TLS answered and takes no answers")
+        self._has_more = self._is_over
+        if data:
+            return data
+        if self._failure is not None:
+            raise self._failure
+        return b"" if self._is_over else None
 
     def _decrypt(self):
         """Return what the records that have arrived contain."""
         pieces = []
         try:
-            while self._incoming.pending or self._ssl.pending():
+            while True:
+                # All of a record, so that OpenSSL keeps nothing that is decrypted.
                 piece = self._ssl.read(RECORD_SIZE)
                 if not piece:
                     raise ssl.SSLZeroReturnError
+                if not (pieces or self._incoming.pending):
+                    return piece  # What is usual: it is one record.
                 pieces.append(piece)
+                if not self._incoming.pending:
+                    break
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            self._at_end = True
+            self._is_over = True
         except ssl.SSLError as error:
             # For the next time, if there is something before it.
-            self._failure = self._failed(error)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._is_over, self._failure = True, self._failed(error)
+        return b"".join(pieces)
 
     def _flush_quietly(self):
-        if self._unsent:
-            # If it cannot be sent there may be something to receive nevertheless.
-            with contextlib.suppress(ConnectionLost):
-                self._flush()
+        """Send what receiving brought about, unless somebody is sending and will."""
+        while self._unsent and self._sending.acquire(blocking=False):
+            try:
+                if not self._flush():
+                    return
+            except ConnectionLost:
+                return  # There may be something to receive nevertheless.
+            finally:
+                self._sending.release()
 
     # Sending.
 
@@ -209,18 +233,20 @@ class TLSChannel(PlainChannel):
         if self._rest:
             data, self._rest = self._rest + data, b""
         while True:
-            with self._lock:
+            with self._sending:
                 data = self._encrypt_and_send(data)
-                if not data and not self._unsent:
-                    return
+            # Looked at afterwards, because of what receiving brought about meanwhile.
+            if not data and not self._unsent:
+                return
             self._wait_until_taken()
 
     def offer(self, data):
         """As in `PlainChannel`."""
         assert not self.has_rest
-        with self._lock:
+        with self._sending:
             self._rest = bytes(self._encrypt_and_send(data))
             self._made_for_offers = self._made
+        self._flush_quietly()
 
     @property
     def has_rest(self):
@@ -229,55 +255,71 @@ class TLSChannel(PlainChannel):
 
     def _encrypt_and_send(self, data):
         """Send what the kernel takes; return what is not encrypted yet."""
-        self._flush()
-        while data and not self._unsent:
-            piece = memoryview(data)[:_AHEAD]
-            try:
-                done = self._ssl.write(piece)
-            except ssl.SSLError as error:
-                raise self._failed(error) from error
-            finally:
-                self._collect()
+        if self._unsent and not self._flush():
+            return data
+        while data:
+            with self._lock:
+                piece = data if len(data) <= _AHEAD else memoryview(data)[:_AHEAD]
+                try:
+                    done = self._ssl.write(piece)
+                except ssl.SSLError as error:
+                    self._collect()
+                    raise self._failed(error) from error
+                made = self._outgoing.read()
+                self._made += len(made)
+                if self._unsent:
+                    made, self._unsent = self._unsent + made, b""
             data = memoryview(data)[done:] if done < len(data) else b""
-            self._flush()
+            if not self._give(made):
+                break
         return data
 
     def _collect(self):
         """Take what OpenSSL wants to have sent."""
-        if self._outgoing.pending:
-            made = self._outgoing.read()
-            self._made += len(made)
-            self._unsent = self._unsent + made if self._unsent else made
+        made = self._outgoing.read()
+        self._made += len(made)
+        self._unsent = self._unsent + made if self._unsent else made
 
     def _flush(self):
-        """Give the kernel what it takes of `_unsent`, without waiting."""
-        if self._unsent:
-            rest = bytes(self._send_now(self._unsent))
-            self._sent += len(self._unsent) - len(rest)
-            self._unsent = rest
+        """Give the kernel what it takes of `_unsent`; return whether that is all."""
+        with self._lock:
+            unsent, self._unsent = self._unsent, b""
+        return self._give(unsent)
+
+    def _give(self, unsent):
+        """Like `_flush`, for bytes that were taken out of `_unsent`."""
+        rest = self._send_now(unsent)
+        self._sent += len(unsent) - len(rest)
+        if not rest:
+            return True
+        with self._lock:
+            self._unsent = bytes(rest) + self._unsent
+        return False
 
     # The end.
 
     def shutdown(self):
         """As in `PlainChannel`; the peer is told that nothing is missing."""
-        with self._lock:
+        with self._sending:
             if self._is_ready and not (self._ended or self._unsent or self._rest):
                 with contextlib.suppress(ssl.SSLError, ConnectionLost):
                     self._say_goodbye()
         super().shutdown()
 
     def _say_goodbye(self):
-        try:
-            self._ssl.unwrap()
-        except ssl.SSLWantReadError:
-            pass  # The peer's goodbye is not waited for.
-        finally:
-            self._collect()
+        with self._lock:
+            try:
+                self._ssl.unwrap()
+            except ssl.SSLWantReadError:
+                pass  # The peer's goodbye is not waited for.
+            finally:
+                self._collect()
         self._flush()
 
     def after_fork(self):
         """As in `PlainChannel`."""
-        self._lock = threading.Lock()  # Whoever has it may be the parent's.
+        # Whoever has them may be the parent's.
+        self._sending, self._lock = threading.Lock(), threading.Lock()
         super().after_fork()
 
     def _failed(self, error):
