@@ -28,6 +28,7 @@ from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import u64
 
 from ..errors import ConfigurationError
+from ..files import write_all
 from . import blobsync
 from .blobcheck import Arriving, SizeCheck, is_at
 
@@ -266,7 +267,7 @@ class CacheDirectory(_Directory):
         arriving = Arriving(self._check)
 
         def write(data):
-            _write(file, data)
+            write_all(file, data)
             arriving.add(len(data))
 
         receive(write)
@@ -331,9 +332,3 @@ def _touch(path):
     except OSError:
         pass  # Somebody else's file.
     return True
-
-
-def _write(file, data):
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]

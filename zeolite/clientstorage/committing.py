@@ -212,7 +212,7 @@ class Committing(ConflictResolvingStorage):
         return path, os.path.basename(path) if self._blobs.sends_names else None
 
     def _send_blob(self, state, path, name, oid, *args):
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             progress = self._progress("upload", oid, os.fstat(file.fileno()).st_size)
             end = name, (oid, *args)
             transfer.upload(state.link, file, state.take(), end, progress)

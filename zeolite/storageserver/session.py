@@ -21,6 +21,7 @@ from ZODB.POSException import POSError, ReadOnlyError, StorageTransactionError
 from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent
+from ..wire.chunks import begins_chunk
 from ..wire.frames import FrameReader, frame
 from ..wire.tlserrors import TLSFailed
 from .calls import METHODS
@@ -61,7 +62,7 @@ class Session:
         self._address = address
         self._storages = storages
         self._options = options
-        self._frames = FrameReader(options.max_register_size)
+        self._frames = FrameReader(options.max_register_size, self._find_buffer)
         self.log = log
         self._label = None
         self._reason = None
@@ -291,11 +292,24 @@ class Session:
             deadline = self._deadline
             if self._frames.is_partial and deadline is None:
                 deadline = time.monotonic() + self._options.client_timeout
-            received = self._channel.receive(deadline)
+            room = self._frames.room
+            if room is None or self._channel.is_encrypted:
+                received = self._channel.receive(deadline)
+                self._frames.feed(received)
+            else:
+                timeout = self._options.client_timeout
+                received = self._channel.receive_into(room, timeout)
+                self._frames.filled(received)
             self.delivery.wake()
             if not received:
                 return None
-            self._frames.feed(received)
+
+    def _find_buffer(self, beginning, size):
+        """Return where a large message is to be received, if that is a chunk."""
+        upload = self.upload
+        if upload is None or not begins_chunk(beginning):
+            return None
+        return upload.buffer(size)
 
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.

@@ -18,6 +18,7 @@ from ..wire.channel import ConnectionLost
 from . import blobs
 from .commit import DELAYED, Transaction
 from .metadata import transaction_metadata
+from .uploads import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -87,14 +88,25 @@ def restore(session, oid, serial, data, prev_txn, id):
 def store_blob_start(session):
     _give_up_upload(session)
     session.check_writable()
-    session.upload = blobs.Upload(
+    session.upload = Upload(
         session.storage, session.served.options.max_transaction_size
     )
 
 
-def store_blob_chunk(session, chunk):
-    if session.upload is not None:
-        session.upload.add(chunk)
+def store_blob_chunk(session, chunk, message_id):
+    """Take a part of a blob; our clients want to know when it is written."""
+    upload = session.upload
+    if upload is None:
+        return None
+    if not message_id:
+        upload.add(chunk)
+        return None
+
+    def written():
+        session.respond(message_id, "storeBlobChunk", None, may_wait=True)
+
+    upload.add(chunk, written)
+    return DELAYED
 
 
 def store_blob_end(session, oid, serial, data, id):
