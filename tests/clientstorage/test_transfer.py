@@ -7,7 +7,7 @@ import threading
 import pytest
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import POSKeyError
+from ZODB.POSException import POSKeyError, StorageTransactionError
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import p64
 
@@ -282,6 +282,75 @@ class TestUpload:
             store(storage, txn, b"x" * 3 * CHUNK)
         wait_until(lambda: storage._connection._link is not link)
         storage.tpc_abort(txn)
+
+
+class TestShared:
+    """The client puts the file where the server has it."""
+
+    @pytest.fixture
+    def connect_shared(self, connect, fake, tmp_path):
+        def connect_shared(is_zeolite):
+            if is_zeolite:
+                fake.info["zeolite"] = 1
+            directory = str(tmp_path / "blobs")
+            return connect(blob_dir=directory, shared_blob_dir=True)
+
+        return connect_shared
+
+    def files(self, storage):
+        path = os.path.dirname(storage.temporaryDirectory())
+        return [name for _, _, names in os.walk(path) for name in names]
+
+    def test_file_moves_when_the_server_knows_of_it(self, connect_shared):
+        storage, script = connect_shared(is_zeolite=True)
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"content")
+        script.expect("tpc_begin")
+        message_id, _ = script.expect("shareBlob")
+        assert not any(name.endswith(".tmp") for name in self.files(storage))
+        script.reply(message_id, "given.tmp")
+        storing.result()
+        assert "given.tmp" in os.listdir(storage.temporaryDirectory())
+        voting = Background(storage.tpc_vote, txn)
+        name = script.expect("storeBlobShared")[1][3]
+        assert name == "given.tmp"
+        script.answer("vote", [])
+        voting.result()
+
+    def test_stock_server_finds_it_beside_the_blob(self, connect_shared):
+        storage, script = connect_shared(is_zeolite=False)
+        txn = begin(storage)
+        store(storage, txn, b"content")
+        voting = Background(storage.tpc_vote, txn)
+        script.expect("tpc_begin")
+        name = script.expect("storeBlobShared")[1][3]
+        assert name in os.listdir(storage.fshelper.getPathForOID(OID))
+        script.answer("vote", [])
+        voting.result()
+
+    def test_error_leaves_the_file_where_it_was(self, connect_shared):
+        storage, script = connect_shared(is_zeolite=True)
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"content")
+        script.expect("tpc_begin")
+        message_id, _ = script.expect("shareBlob")
+        script.fail(message_id, "ZODB.POSException.StorageTransactionError", ("no",))
+        with pytest.raises(StorageTransactionError):
+            storing.result()
+        assert os.listdir(storage.temporaryDirectory()) == [f"new-{OID.hex()}"]
+
+    @pytest.mark.parametrize("name", ["../x.tmp", "a/b", "/x", "", "..", None, 5, b"x"])
+    def test_name_that_is_none(self, connect_shared, tmp_path, name):
+        storage, script = connect_shared(is_zeolite=True)
+        before = self.files(storage)
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"content")
+        script.expect("tpc_begin")
+        message_id, _ = script.expect("shareBlob")
+        script.reply(message_id, name)
+        with pytest.raises(ProtocolError):
+            storing.result()
+        assert sorted(self.files(storage)) == sorted([*before, f"new-{OID.hex()}"])
 
 
 class TestDownload:

@@ -6,6 +6,7 @@ How they come from clients, and go to them, is in `uploads` and `downloads`.
 import logging
 import os
 import re
+import secrets
 import stat
 
 import ZODB.interfaces
@@ -13,7 +14,7 @@ from ZODB.POSException import StorageError, Unsupported
 
 logger = logging.getLogger(__name__)
 
-#: What files are called that clients upload.
+#: What files are called that clients upload or put there.
 PREFIX = "zeolite-upload-"
 
 #: What clients that share the blob directory may call a file to be stored: no
@@ -57,20 +58,32 @@ def remove_abandoned(storage):
             remove(os.path.join(helper.temp_dir, name))
 
 
-def shared_file(storage, oid, name):
+def new_shared_file(storage):
+    """Return the path of a file that a client may make in the blob directory.
+
+    It is among those that are removed if nobody is there any more to do it.
+    """
+    directory_of(storage)
+    directory = _shared_helper(storage).temp_dir
+    return os.path.join(directory, f"{PREFIX}{secrets.token_hex(16)}.tmp")
+
+
+def shared_file(storage, oid, name, is_expected):
     """Return the path of a file that a client has put into the blob directory.
 
-    `name` is the file's in the directory of `oid`.  Raises `StorageError` if it
-    is no such file.
+    `name` is the file's: one that came from `new_shared_file`, if `is_expected(path)`
+    says that it is this client's, or in the directory of `oid`, where stock clients
+    put it.  Raises `StorageError` if it is no such file.
     """
     directory_of(storage)
     if not _shared_name(name):
         raise StorageError(f"no name for a blob's file: {name[:100]!a}")
-    fshelper = getattr(storage, "fshelper", None)
-    if fshelper is None:
-        raise Unsupported("this storage does not share its blob directory")
-    directory = os.path.realpath(fshelper.getPathForOID(oid))
-    path = os.path.join(directory, name)
+    helper = _shared_helper(storage)
+    is_ours = is_expected(os.path.join(helper.temp_dir, name))
+    directory = helper.temp_dir if is_ours else helper.getPathForOID(oid)
+    real = os.path.realpath(directory)
+    # It is known by the name that was expected.
+    path = os.path.join(directory if is_ours else real, name)
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:
@@ -78,9 +91,16 @@ def shared_file(storage, oid, name):
             f"no file {name} in the directory of the blob: {error.strerror}; do "
             "server and client share one blob directory?"
         ) from None
-    if os.path.dirname(os.path.realpath(path)) != directory or not stat.S_ISREG(mode):
+    if os.path.dirname(os.path.realpath(path)) != real or not stat.S_ISREG(mode):
         raise StorageError(f"{name} is not a file in the directory of the blob")
     return path
+
+
+def _shared_helper(storage):
+    helper = getattr(storage, "fshelper", None)
+    if helper is None:
+        raise Unsupported("this storage does not share its blob directory")
+    return helper
 
 
 def too_large(most):

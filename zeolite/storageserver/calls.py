@@ -288,7 +288,8 @@ METHODS = {
         is_int,
         writes=True,
     ),
-    # Only our clients know this one.
+    # Only our clients know these two.
+    "shareBlob": Method(writing.share_blob, is_int, writes=True),
     "restoreBlob": Method(
         writing.restore_blob,
         is_oid,

@@ -5,6 +5,7 @@ errors with the transaction, for the vote to raise.
 """
 
 import logging
+import os
 
 from ZODB.POSException import (
     ConflictError,
@@ -113,6 +114,18 @@ def store_blob_end(session, oid, serial, data, id):
     _stage_blob(session, id, None, "store_blob", oid, serial, data)
 
 
+def share_blob(session, id):
+    """Say how the client is to call a file that it puts into the blob directory.
+
+    From now on it is removed with the transaction, so that nothing stays where the
+    client is killed.
+    """
+    transaction = session.transaction(id)
+    path = blobs.new_shared_file(session.storage)
+    transaction.expect_file(path)
+    return os.path.basename(path)
+
+
 def store_blob_shared(session, oid, serial, data, name, id):
     _stage_blob(session, id, name, "store_blob", oid, serial, data)
 
@@ -130,7 +143,9 @@ def _stage_blob(session, id, name, method, oid, *args):
             if not args[1]:
                 raise StorageError(_EMPTY)
             if name is not None:
-                path = blobs.shared_file(session.storage, oid, name)
+                path = blobs.shared_file(
+                    session.storage, oid, name, transaction.expects_file
+                )
             elif session.upload is not None:
                 path = session.upload.end()
             else:
