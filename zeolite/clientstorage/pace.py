@@ -12,6 +12,9 @@ having arrived, and a tiny message at the start how long the way alone takes.
 #: Pieces: the least, what one begins with, and the most.
 LEAST, START, MOST = 2, 4, 64
 
+#: The least while somebody else waits: who loads wants the processors, too.
+LEAST_SHARED = 1
+
 #: Seconds of delay that are little enough on any line while nobody else waits.
 LITTLE = 0.0005
 
@@ -45,5 +48,7 @@ class Pace:
         if delay <= bearable:
             self.room = min(self.room + count, MOST)
         elif delay > 2 * bearable:
-            less = self.room // 2 if others_wait else self.room - count
-            self.room = max(less, LEAST)
+            if others_wait:
+                self.room = max(self.room // 2, LEAST_SHARED)
+            else:
+                self.room = max(self.room - count, LEAST)
