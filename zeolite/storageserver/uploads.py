@@ -24,9 +24,9 @@ from ..files import write_all
 from . import blobs
 
 #: How many chunks may wait to be written, of a client that sends on and on.
-_WAITING = 16
+_WAITING = 8
 
-#: Bytes of the largest message that gets a buffer.
+#: Bytes of the largest chunk that may wait, and gets a buffer.  Ours have half of that.
 _LARGEST = 1100 * 1024
 
 
@@ -76,6 +76,8 @@ class Upload:
         self._touched = time.monotonic()
         if self._is_first:
             self._is_first = False
+        elif len(chunk) > _LARGEST:
+            self._join()  # Nobody is to have us keep several of them.
         elif self._writer is not None or self._start():
             self._chunks.put((chunk, written))
             return
