@@ -32,7 +32,7 @@ LARGE = int(os.environ.get("ZEOLITE_BLOB_MB", "200"))
 ROUNDS = int(os.environ.get("ZEOLITE_BLOB_ROUNDS", "1"))
 
 #: More than what may be on its way when somebody stops in the middle.
-SIZE = 4 * MB
+SIZE = 8 * MB
 
 CONFIGURATION = """\
 <zeolite>
@@ -130,6 +130,32 @@ class TestKills:
             assert list((cache / "tmp").iterdir()) == []
             commit(storage, p64(1), b"content")
             assert check(storage, p64(1)) == 7
+
+    def test_client_before_its_vote_in_the_servers_own_directory(self, server, number):
+        blobs = server.directory / "blobs"
+        worker = Worker(
+            "stop_before_vote", address=server.address, directory=str(blobs), oid=1
+        )
+        assert worker.line() == "stored"
+        (left,) = [path for path in blobs.rglob("*") if "zeolite" in path.name]
+        assert left.read_bytes() == b"content"
+        assert worker.kill() == -signal.SIGKILL
+        worker.close()
+        wait_until(lambda: server.uploads() == [])
+        assert not left.exists()
+
+    def test_both_before_a_vote_in_the_servers_own_directory(self, server, number):
+        blobs = server.directory / "blobs"
+        worker = Worker(
+            "stop_before_vote", address=server.address, directory=str(blobs), oid=1
+        )
+        assert worker.line() == "stored"
+        server.kill()
+        assert worker.kill() == -signal.SIGKILL
+        worker.close()
+        assert len(server.uploads()) == 1
+        server.start()
+        assert server.uploads() == []
 
     def test_client_in_mid_download(self, server, tmp_path, number):
         cache = tmp_path / "cache"

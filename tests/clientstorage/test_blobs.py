@@ -415,7 +415,7 @@ class TestOnAServer:
             blob_dir=str(tmp_path / "cache"),
             blob_progress=lambda *args: seen.append(args),
         )
-        size = 150_000
+        size = 300_000
         tid = commit(storage, b"x" * size)
         os.unlink(storage.loadBlob(OID, tid))
         storage.loadBlob(OID, tid)

@@ -1,6 +1,6 @@
 """How many chunks of a blob are on their way."""
 
-from zeolite.clientstorage.pace import LEAST, LITTLE, MOST, START, Pace
+from zeolite.clientstorage.pace import LEAST, LEAST_SHARED, LITTLE, MOST, START, Pace
 
 
 def line(pace, way, rate, others_wait=False, chunks=500):
@@ -40,8 +40,21 @@ class TestRoom:
         pace = Pace()
         before, _ = line(pace, 0.0001, 10_000)
         room, delay = line(pace, 0.0001, 10_000, others_wait=True, chunks=2)
-        assert LEAST <= room < before
+        assert LEAST_SHARED <= room < before
         assert delay <= 3 * 0.0001
+
+    def test_to_a_busy_server_one_at_a_time_while_others_wait(self):
+        room, _ = line(Pace(), 0.0001, 100, others_wait=True)
+        assert room == LEAST_SHARED
+
+    def test_one_chunk_of_several_pieces_counts_as_so_many(self):
+        pace = Pace()
+        pace.measured(1)
+        pace.took(1, count=3)
+        assert pace.room == START + 3
+        for _ in range(10):
+            pace.took(10, count=3)
+        assert pace.room == LEAST
 
     def test_others_do_not_empty_a_long_line(self):
         room, _ = line(Pace(), 0.2, 10_000, others_wait=True)

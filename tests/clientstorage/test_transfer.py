@@ -7,14 +7,14 @@ import threading
 import pytest
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import POSKeyError
+from ZODB.POSException import POSKeyError, StorageTransactionError
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import p64
 
 from tests.support.blocking import Gate
 from tests.support.waiting import wait_until
 from zeolite.clientstorage import blobs, pace, transfer
-from zeolite.errors import ClientDisconnected, ProtocolError
+from zeolite.errors import ClientDisconnected, ProtocolError, ServerException
 
 from .talking import Background, settle
 
@@ -22,7 +22,8 @@ OID = p64(7)
 OTHER = p64(8)
 TID = p64(5)
 RECORD = ObjectWriter().serialize(Blob())
-CHUNK = transfer.CHUNK
+PIECE = transfer.PIECE
+CHUNK = transfer.PIECE * transfer.MOST_PIECES
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ def take_upload(script):
             data = b""
         elif name == "storeBlobChunk":
             data += args[0]
+            script.reply(message_id, None)
         elif name == "ping":
             script.reply(message_id, None)
         elif name == "storeBlobEnd":
@@ -123,30 +125,83 @@ class TestUpload:
 
     def test_waits_for_the_server(self, connect_zeolite):
         storage, script = connect_zeolite()
+        size = 20 * CHUNK
         txn = begin(storage)
-        storing = Background(store, storage, txn, b"x" * 20 * CHUNK)
-        pings, chunks = [], 0
+        storing = Background(store, storage, txn, b"x" * size)
         script.expect("tpc_begin")
         script.expect("storeBlobStart")
         script.answer("ping", None)  # It measures the way.
-        while len(pings) < pace.START:
-            message_id, _, name, _ = script.read()
-            if name == "ping":
-                pings.append(message_id)
-        script._socket.settimeout(0.1)
-        with pytest.raises(TimeoutError):
-            script._socket.recv(1)
-        script._socket.settimeout(20)
-        chunks = len(pings)
-        for message_id in pings:
+        unanswered, done = [], 0
+        while done < pace.START * PIECE:
+            message_id, (chunk,) = script.expect("storeBlobChunk")
+            unanswered.append(message_id)
+            done += len(chunk)
+        self.expect_silence(script)
+        for message_id in unanswered:
             script.reply(message_id, None)
-        while chunks < 20:
-            message_id, _, name, _ = script.read()
-            if name == "ping":
-                script.reply(message_id, None)
-                chunks += 1
+        while done < size:
+            message_id, (chunk,) = script.expect("storeBlobChunk")
+            script.reply(message_id, None)
+            done += len(chunk)
         script.expect("storeBlobEnd")
         storing.result()
+
+    def test_end_waits_until_all_chunks_are_written(self, connect_zeolite):
+        storage, script = connect_zeolite()
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"x" * 2 * PIECE + b"x")
+        script.expect("tpc_begin")
+        script.expect("storeBlobStart")
+        script.answer("ping", None)  # It measures the way.
+        first, _ = script.expect("storeBlobChunk")
+        second, _ = script.expect("storeBlobChunk")
+        script.reply(first, None)
+        self.expect_silence(script)
+        script.reply(second, None)
+        script.expect("storeBlobEnd")
+        storing.result()
+
+    def test_end_does_not_come_after_a_stock_server_has_failed_to_write(
+        self, connect_zeo
+    ):
+        storage, script = connect_zeo()
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"small")
+        script.expect("tpc_begin")
+        script.expect("storeBlobStart")
+        script.answer("ping", None)  # It measures the way.
+        chunk, _ = script.expect("storeBlobChunk")
+        script.fail(chunk, "builtins.OSError", (28, "no room"))
+        with pytest.raises(ServerException):
+            storing.result()
+        assert script.is_closed()
+
+    def test_chunks_are_small_while_others_load(self, connect_zeolite):
+        storage, script = connect_zeolite()
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"x" * 20 * CHUNK)
+        script.expect("tpc_begin")
+        script.expect("storeBlobStart")
+        script.answer("ping", None)  # It measures the way.
+        loading, load, sizes, done = None, None, [], 0
+        while done < 20 * CHUNK:
+            message_id, _, name, args = script.read()
+            if name == "loadBefore":
+                load = message_id  # It is not answered for long.
+                continue
+            assert name == "storeBlobChunk"
+            sizes.append(len(args[0]))
+            done += sizes[-1]
+            if loading is None and sizes[-1] == CHUNK:
+                loading = Background(storage.loadBefore, OTHER, p64(9))
+                wait_until(lambda: storage._connection.link().has_loads)
+            script.reply(message_id, None)
+        script.reply(load, (b"data", p64(1), None))
+        loading.result()
+        script.expect("storeBlobEnd")
+        storing.result()
+        # Those that were under way already were larger.
+        assert CHUNK in sizes and set(sizes[-20:]) == {PIECE}
 
     def test_small_blobs_wait_for_the_server_as_well(self, connect_zeolite):
         storage, script = connect_zeolite()
@@ -157,21 +212,30 @@ class TestUpload:
                 store(storage, txn, b"small", p64(number + 1))
 
         storing = Background(store_many)
-        ends, pings = 0, []
-        while len(pings) < 1 + pace.START:  # The first one measures the way.
+        ends, unanswered = 0, []
+        while len(unanswered) < pace.START:
             message_id, _, name, _ = script.read()
             ends += name == "storeBlobEnd"
             if name == "ping":
-                pings.append(message_id)
+                script.reply(message_id, None)  # It measures the way.
+            elif name == "storeBlobChunk":
+                unanswered.append(message_id)
         assert ends < pace.START
-        for message_id in pings:
+        self.expect_silence(script)
+        for message_id in unanswered:
             script.reply(message_id, None)
         while ends < 20:
             message_id, _, name, _ = script.read()
             ends += name == "storeBlobEnd"
-            if name == "ping":
+            if name == "storeBlobChunk":
                 script.reply(message_id, None)
         storing.result()
+
+    def expect_silence(self, script):
+        script._socket.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            script._socket.recv(1)
+        script._socket.settimeout(20)
 
     def test_connection_lost_in_the_middle(self, connect_any, tmp_path):
         storage, script = connect_any()
@@ -218,6 +282,75 @@ class TestUpload:
             store(storage, txn, b"x" * 3 * CHUNK)
         wait_until(lambda: storage._connection._link is not link)
         storage.tpc_abort(txn)
+
+
+class TestShared:
+    """The client puts the file where the server has it."""
+
+    @pytest.fixture
+    def connect_shared(self, connect, fake, tmp_path):
+        def connect_shared(is_zeolite):
+            if is_zeolite:
+                fake.info["zeolite"] = 1
+            directory = str(tmp_path / "blobs")
+            return connect(blob_dir=directory, shared_blob_dir=True)
+
+        return connect_shared
+
+    def files(self, storage):
+        path = os.path.dirname(storage.temporaryDirectory())
+        return [name for _, _, names in os.walk(path) for name in names]
+
+    def test_file_moves_when_the_server_knows_of_it(self, connect_shared):
+        storage, script = connect_shared(is_zeolite=True)
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"content")
+        script.expect("tpc_begin")
+        message_id, _ = script.expect("shareBlob")
+        assert not any(name.endswith(".tmp") for name in self.files(storage))
+        script.reply(message_id, "given.tmp")
+        storing.result()
+        assert "given.tmp" in os.listdir(storage.temporaryDirectory())
+        voting = Background(storage.tpc_vote, txn)
+        name = script.expect("storeBlobShared")[1][3]
+        assert name == "given.tmp"
+        script.answer("vote", [])
+        voting.result()
+
+    def test_stock_server_finds_it_beside_the_blob(self, connect_shared):
+        storage, script = connect_shared(is_zeolite=False)
+        txn = begin(storage)
+        store(storage, txn, b"content")
+        voting = Background(storage.tpc_vote, txn)
+        script.expect("tpc_begin")
+        name = script.expect("storeBlobShared")[1][3]
+        assert name in os.listdir(storage.fshelper.getPathForOID(OID))
+        script.answer("vote", [])
+        voting.result()
+
+    def test_error_leaves_the_file_where_it_was(self, connect_shared):
+        storage, script = connect_shared(is_zeolite=True)
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"content")
+        script.expect("tpc_begin")
+        message_id, _ = script.expect("shareBlob")
+        script.fail(message_id, "ZODB.POSException.StorageTransactionError", ("no",))
+        with pytest.raises(StorageTransactionError):
+            storing.result()
+        assert os.listdir(storage.temporaryDirectory()) == [f"new-{OID.hex()}"]
+
+    @pytest.mark.parametrize("name", ["../x.tmp", "a/b", "/x", "", "..", None, 5, b"x"])
+    def test_name_that_is_none(self, connect_shared, tmp_path, name):
+        storage, script = connect_shared(is_zeolite=True)
+        before = self.files(storage)
+        txn = begin(storage)
+        storing = Background(store, storage, txn, b"content")
+        script.expect("tpc_begin")
+        message_id, _ = script.expect("shareBlob")
+        script.reply(message_id, name)
+        with pytest.raises(ProtocolError):
+            storing.result()
+        assert sorted(self.files(storage)) == sorted([*before, f"new-{OID.hex()}"])
 
 
 class TestDownload:
@@ -343,7 +476,7 @@ class TestDownload:
 
         storage, script = connect_any()
         loading, message_id, _ = self.ask(storage, script)
-        monkeypatch.setattr(blobs, "_write", full)
+        monkeypatch.setattr(blobs, "write_all", full)
         self.send(script, b"chunk")
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             loading.result()
@@ -466,18 +599,17 @@ def test_loads_of_others_go_on_during_a_transfer(connect_zeolite):
     gate = Gate()
     storage, script = connect_zeolite(blob_progress=lambda *args: gate.stop_here())
     txn = begin(storage)
-    storing = Background(store, storage, txn, b"x" * CHUNK)
+    storing = Background(store, storage, txn, b"x" * PIECE)
     gate.wait_until_reached()
     script.expect("tpc_begin")
     script.expect("storeBlobStart")
     script.answer("ping", None)  # It measures the way.
-    script.expect("storeBlobChunk")
-    ping_id, _ = script.expect("ping")
+    chunk_id, _ = script.expect("storeBlobChunk")
     loading = Background(storage.loadBefore, OTHER, p64(9))
     message_id, _ = script.expect("loadBefore")
     script.reply(message_id, (b"data", p64(1), None))
     assert loading.result() == (b"data", p64(1), None)
     assert threading.current_thread() is not storing
     gate.open()
-    script.reply(ping_id, None)
+    script.reply(chunk_id, None)
     storing.result()

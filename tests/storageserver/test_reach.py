@@ -50,6 +50,7 @@ SAMPLES = {
     "storeBlobStart": (),
     "storeBlobChunk": (b"chunk",),
     "storeBlobEnd": (OID, z64, RECORD, 1),
+    "shareBlob": (1,),
     "storeBlobShared": (OID, z64, RECORD, "shared.tmp", 1),
     "restoreBlob": (OID, z64, RECORD, "shared.tmp", None, 1),
     "deleteObject": (OID, z64, 1),

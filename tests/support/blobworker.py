@@ -101,6 +101,19 @@ def stop_in_transfer(address, cache, oid, content_size):
         storage.loadBlob(oid, load_current(storage, oid)[1])
 
 
+def stop_before_vote(address, directory, oid):
+    """Store a blob in a server's own directory, and do not vote."""
+    storage = zeolite.client(tuple(address), blob_dir=directory, shared_blob_dir=True)
+    path = os.path.join(storage.temporaryDirectory(), "new")
+    with open(path, "wb") as file:
+        file.write(b"content")
+    txn = TransactionMetaData()
+    storage.tpc_begin(txn)
+    storage.storeBlob(p64(oid), z64, RECORD, path, "", txn)
+    _say("stored")
+    time.sleep(3600)
+
+
 def measure_memory(address, cache, megabytes):
     """Say how many bytes this process has grown at most, up and down."""
     process, most = psutil.Process(), 0

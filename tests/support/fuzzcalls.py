@@ -201,7 +201,7 @@ class Arguments:
     def _vote(self):
         return (self.id(),)
 
-    _tpc_finish = _tpc_abort = _vote
+    _tpc_finish = _tpc_abort = _shareBlob = _vote
 
 
 #: Methods by what they are about.
@@ -212,8 +212,8 @@ TRANSACTIONS = """tpc_begin tpc_begin storea storea storea restorea deleteObject
     checkCurrentSerialInTransaction undoa vote vote vote tpc_finish tpc_finish
     tpc_finish tpc_abort""".split()
 BLOBS = """storeBlobStart storeBlobStart storeBlobChunk storeBlobChunk storeBlobEnd
-    storeBlobEnd storeBlobShared restoreBlob sendBlob sendBlob blobReceived tpc_begin
-    vote tpc_finish tpc_abort""".split()
+    storeBlobEnd shareBlob storeBlobShared restoreBlob sendBlob sendBlob blobReceived
+    tpc_begin vote tpc_finish tpc_abort""".split()
 ITERATORS = """iterator_start iterator_start iterator_next iterator_next
     iterator_record_start iterator_record_next iterator_gc""".split()
 EVERYTHING = [*READING, *TRANSACTIONS, *BLOBS, *ITERATORS, "register"]

@@ -83,3 +83,59 @@ def test_it_is_known_whether_the_rest_of_a_frame_is_to_come():
     reader.feed(b"a")
     assert reader.next() == b"data"
     assert not reader.is_partial
+
+
+class TestBuffer:
+    """A large frame that is received into a buffer of somebody's."""
+
+    DATA = bytes(range(256)) * 10
+
+    def reader(self, spare=0):
+        self.seen = []
+
+        def find_buffer(beginning, size):
+            self.seen.append((beginning, size))
+            self.buffer = bytearray(size + spare)
+            return self.buffer
+
+        return FrameReader(2**20, find_buffer)
+
+    @pytest.mark.parametrize("first", [4, 5, 100, 2563])
+    @pytest.mark.parametrize("spare", [0, 50])
+    def test_is_filled_from_outside(self, first, spare):
+        reader, whole = self.reader(spare), frame(self.DATA)
+        reader.feed(whole[:first])
+        assert reader.next() is None
+        assert self.seen == [(whole[4:first], len(self.DATA))]
+        done = first
+        while reader.is_partial:
+            part = whole[done : done + 1000][: len(reader.room)]
+            reader.room[: len(part)] = part
+            reader.filled(len(part))
+            done += len(part)
+        data = reader.next()
+        assert data == self.DATA
+        assert data.obj is self.buffer
+        assert reader.next() is None
+        assert reader.room is None
+
+    @pytest.mark.parametrize("size", [1, 7, 1000, 5000])
+    def test_can_be_fed_as_well(self, size):
+        reader, frames = self.reader(), [b"a", self.DATA, b"b", self.DATA, b"", b"c"]
+        stream = b"".join(map(frame, frames))
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert read_all(reader, pieces) == frames
+
+    def test_not_found_it_is_received_as_ever(self):
+        reader = FrameReader(2**20, lambda beginning, size: None)
+        whole = frame(self.DATA)
+        assert read_all(reader, [whole[:9], whole[9:]]) == [self.DATA]
+        assert reader.room is None
+
+    def test_not_looked_for_where_a_frame_is_too_large(self):
+        reader = self.reader()
+        reader.limit = 100
+        reader.feed(frame(self.DATA)[:50])
+        with pytest.raises(ProtocolError):
+            reader.next()
+        assert self.seen == []

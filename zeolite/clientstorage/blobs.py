@@ -27,7 +27,8 @@ import ZODB.blob
 from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import u64
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ProtocolError
+from ..files import write_all
 from . import blobsync
 from .blobcheck import Arriving, SizeCheck, is_at
 
@@ -81,6 +82,7 @@ class NoDirectory:
     """What a storage has that was not given a directory."""
 
     helper = None
+    sends_names = False
 
     def close(self):
         pass
@@ -123,10 +125,14 @@ class _Directory:
     def _take(self, path, directory):
         handle, own = tempfile.mkstemp(".tmp", _OWN, directory)
         os.close(handle)
+        return self._move(path, own)
+
+    def _move(self, path, own):
         try:
             ZODB.blob.rename_or_copy_blob(path, own)
         except BaseException:
-            os.unlink(own)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(own)
             raise
         return own
 
@@ -152,6 +158,16 @@ class SharedDirectory(_Directory):
     def take(self, path, oid):
         """Take over an uncommitted file; return its path from now on."""
         return self._take(path, self.helper.getPathForOID(oid, create=True))
+
+    def take_as(self, path, name):
+        """Like `take`, but the server wants the file to be called `name`.
+
+        Raises `ProtocolError` for what is no name.
+        """
+        is_name = type(name) is str and name == os.path.basename(name)
+        if not is_name or name.startswith(".") or not name:
+            raise ProtocolError("the server wants a file to be called what it cannot")
+        return self._move(path, os.path.join(self.helper.temp_dir, name))
 
     def committed(self, blobs, tid):
         pass  # The server has moved them.
@@ -266,7 +282,7 @@ class CacheDirectory(_Directory):
         arriving = Arriving(self._check)
 
         def write(data):
-            _write(file, data)
+            write_all(file, data)
             arriving.add(len(data))
 
         receive(write)
@@ -331,9 +347,3 @@ def _touch(path):
     except OSError:
         pass  # Somebody else's file.
     return True
-
-
-def _write(file, data):
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]

@@ -207,12 +207,17 @@ class Committing(ConflictResolvingStorage):
 
     def _take_blob(self, state, oid, path):
         """Take a file over; return its path, and its name if the server can see it."""
-        path = self._blobs.take(path, oid)
+        if self._blobs.sends_names and state.link.is_zeolite:
+            # Before the file is there, so that it goes if this process is killed.
+            call = state.link.call("shareBlob", (state.id,), before=state.take())
+            path = self._blobs.take_as(path, call.wait())
+        else:
+            path = self._blobs.take(path, oid)
         state.blobs.append((oid, path))
         return path, os.path.basename(path) if self._blobs.sends_names else None
 
     def _send_blob(self, state, path, name, oid, *args):
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             progress = self._progress("upload", oid, os.fstat(file.fileno()).st_size)
             end = name, (oid, *args)
             transfer.upload(state.link, file, state.take(), end, progress)

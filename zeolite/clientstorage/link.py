@@ -36,6 +36,9 @@ _FIRST_WORD = 0.5
 #: How a server begins that cannot do with what it was told because it wants TLS.
 _ALERT = b"\x15\x03"
 
+#: Bytes that it is not worth to copy for sending them together with others.
+_LARGE = 32 * 1024
+
 _KEEP_ALIVE = messages.encode(messages.KEEP_ALIVE, 0, messages.REPLY, None)
 
 
@@ -112,6 +115,16 @@ class Link:
         """Whether somebody waits for a load now."""
         return bool(self._loads)
 
+    def send_chunk(self, chunk, size, on_reply):
+        """Send the first `size` bytes of a blob's `Chunk`; return the `Call`.
+
+        The chunk is in use until the reply.
+        """
+        call = Call(on_reply)
+        data = self._enter_chunk(call, chunk, size)
+        self._send(data, wait=True)
+        return call
+
     def post(self, data):
         """Send one-way calls that are encoded already.
 
@@ -153,6 +166,15 @@ class Link:
                 data = messages.encode_call(message_id, name, args)
                 self._calls[message_id] = call
                 return data
+        call.fail(self._lost)
+        return b""
+
+    def _enter_chunk(self, call, chunk, size):
+        with self._lock:
+            if self._lost is None:
+                message_id = next(self._ids)
+                self._calls[message_id] = call
+                return chunk.encode(message_id, size)
         call.fail(self._lost)
         return b""
 
@@ -365,10 +387,12 @@ class Link:
 
 
 def _drain(pieces):
-    """Take everything out of a deque of bytes, and return it as one."""
+    """Take bytes out of a deque and return them as one, but what is large by itself."""
     data = []
-    while pieces:
+    while pieces and not (data and len(pieces[0]) > _LARGE):
         data.append(pieces.popleft())
+        if len(data[-1]) > _LARGE:
+            break
     return data[0] if len(data) == 1 else b"".join(data)
 
 

@@ -9,18 +9,27 @@ it; the reader thread only hands the chunks over.
 
 import collections
 import contextlib
+import os
 import queue
 import threading
 import time
 
 from ..errors import ProtocolError
 from ..wire import messages
+from ..wire.chunks import Chunk
 from .call import Call
 from .pace import START, Pace
 
-#: Bytes in one message of an upload.  What is larger than 128 KB, the C library
-#: gives back to the system each time, which takes longer than the sending.
-CHUNK = 120 * 1024
+#: Bytes that the room of an upload is counted in, and the most of these in one
+#: message.  The larger these are, the fewer times four threads are woken; but what
+#: others ask for stands behind each.
+PIECE, MOST_PIECES = 64 * 1024, 8
+
+#: Seconds that chunks of an upload may wait for each other while nobody else does.
+_LITTLE = 0.002
+
+#: How many chunks ago somebody waited for a load who is expected to do so again.
+_EXPECTED = 32
 
 #: How many chunks of a download may wait to be written.
 _WAITING = 64
@@ -38,56 +47,90 @@ class Uploads:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self._pace = Pace()
-        # Calls that tell how far the server is: (call, when it was made, chunks).
-        self._pings = collections.deque()
-        self._on_their_way = 0
+        self._pace = Pace(_LITTLE)
+        # (call, when it was made, chunk, pieces): those the server has not written yet.
+        self._sent = collections.deque()
+        self._pieces = 0  # In all of these.
         self._is_measured = False
+        self._unloaded = _EXPECTED  # For so many chunks nobody has waited for a load.
 
     def begin(self, link, data):
         """Send what comes before the first chunk."""
         if self._is_measured:
             link.post(data)
-        else:
-            self._is_measured = True
-            self._ping(link, data, 0)
-
-    def send(self, link, data):
-        """Send a chunk, encoded, and wait until there is room for the next."""
-        self._ping(link, data, 1)
-        while self._on_their_way >= self._pace.room:
-            call, sent, count = self._pings.popleft()
-            self._on_their_way -= count
-            seconds = call.wait() - sent
-            if count:
-                self._pace.took(seconds, link.has_loads)
-            else:
-                self._pace.measured(seconds)
-
-    def _ping(self, link, data, count):
+            return
+        self._is_measured = True
         sent = time.monotonic()
-        # The result is when the answer came, and not when somebody looked.
-        call = link.call("ping", (), data, lambda result: time.monotonic())
-        self._pings.append((call, sent, count))
-        self._on_their_way += count
+        call = link.call("ping", (), data, _now)
+        self._sent.append((call, sent, None, 0))
+
+    @property
+    def size(self):
+        """How many bytes the next chunk may have.  Without a load, half of the room."""
+        if self._unloaded < _EXPECTED:
+            return PIECE
+        return min(max(self._pace.room // 2, 1), MOST_PIECES) * PIECE
+
+    def send(self, link, chunk, size):
+        """Send a chunk of so many bytes; return one that is not in use, or None.
+
+        Waits until there is room for the next.
+        """
+        sent = time.monotonic()
+        pieces = -(-size // PIECE)
+        self._pieces += pieces
+        self._sent.append((link.send_chunk(chunk, size, _now), sent, chunk, pieces))
+        free = None
+        while self._pieces >= self._pace.room:
+            free = self._wait(link) or free
+        return free
+
+    def finish(self, link):
+        """Wait until all chunks are written."""
+        while self._sent:
+            self._wait(link)
+
+    def _wait(self, link):
+        call, sent, chunk, pieces = self._sent.popleft()
+        self._pieces -= pieces
+        seconds = call.wait() - sent
+        if chunk is None:
+            self._pace.measured(seconds)
+        else:
+            self._unloaded = 0 if link.has_loads else self._unloaded + 1
+            self._pace.took(seconds, self._unloaded < _EXPECTED, pieces)
+        return chunk
+
+
+def _now(result):
+    """When the answer came, and not when somebody looked."""
+    return time.monotonic()
 
 
 def upload(link, file, before, end, progress):
     """Send a file's contents: `before` (bytes), the chunks, and the one-way call
     `end`, a name and its arguments.
 
-    `progress(bytes so far)` is called after each chunk.
+    `file` has no buffer.  `progress(bytes so far)` is called after each chunk.
     """
     uploads = link.uploads
     with uploads.lock:
         uploads.begin(link, before + messages.encode_one_way("storeBlobStart", ()))
-        done = 0
+        size = os.fstat(file.fileno()).st_size
+        done, chunks, chunk, most = 0, 0, None, min(size, MOST_PIECES * PIECE)
         try:
-            while chunk := file.read(CHUNK):
-                data = messages.encode_one_way("storeBlobChunk", (chunk,))
-                uploads.send(link, data)
-                done += len(chunk)
+            while done < size:
+                chunk = chunk or Chunk(most)
+                count = file.readinto(chunk.room[: uploads.size])
+                if not count:
+                    raise OSError(f"{file.name} has become shorter")
+                done += count
+                chunks += 1
+                chunk = uploads.send(link, chunk, count)
                 progress(done)
+            # A stock server answers where it cannot write, and goes on.
+            if chunks > 1 or not link.is_zeolite:
+                uploads.finish(link)
         except BaseException:
             if not link.is_zeolite:
                 # A stock server would take the next blob for this one's rest.

@@ -1,36 +1,20 @@
-"""Blobs on their way between clients and a storage.
+"""A storage's blobs, as files and directories.
 
-A client uploads in pieces, before its vote: `storeBlobStart`, chunks, and an end
-that says what it was.  The pieces go to a file in the storage's own temporary
-directory, so that the storage need only rename it, and the commit lock is held
-by nobody meanwhile.  None of these calls has a reply: an error is kept for the
-vote of the transaction that the blob turns out to belong to.
-
-A download is sent chunk by chunk from a thread of its own.  Our clients say how
-many chunks may be on their way, and when they have taken one, so that what other
-threads of theirs ask for does not stand behind megabytes.
+How they come from clients, and go to them, is in `uploads` and `downloads`.
 """
 
-import contextlib
 import logging
 import os
 import re
+import secrets
 import stat
-import tempfile
-import threading
-import time
 
 import ZODB.interfaces
 from ZODB.POSException import StorageError, Unsupported
 
-from ..wire import messages
-
 logger = logging.getLogger(__name__)
 
-#: Bytes in one message.
-CHUNK = 120 * 1024
-
-#: What files are called that clients upload.
+#: What files are called that clients upload or put there.
 PREFIX = "zeolite-upload-"
 
 #: What clients that share the blob directory may call a file to be stored: no
@@ -74,95 +58,32 @@ def remove_abandoned(storage):
             remove(os.path.join(helper.temp_dir, name))
 
 
-class Upload:
-    """A file that a client is sending.  For the session's own thread.
+def new_shared_file(storage):
+    """Return the path of a file that a client may make in the blob directory.
 
-    It may have `most` bytes, 0 for no limit.  Errors are kept, and raised by `end`.
+    It is among those that are removed if nobody is there any more to do it.
     """
-
-    def __init__(self, storage, most=0):
-        self._most = most
-        self._size = 0
-        # When the client has last sent a piece.
-        self._touched = time.monotonic()
-        self._lock = threading.Lock()  # Guards the two below.
-        self._file = self._error = None
-        try:
-            directory = directory_of(storage)
-            self._file = tempfile.NamedTemporaryFile(
-                dir=directory, prefix=PREFIX, buffering=0, delete=False
-            )
-        except Exception as error:
-            self._error = error
-
-    def add(self, chunk):
-        """Write the next bytes."""
-        self._touched = time.monotonic()
-        with self._lock:
-            if self._error is not None:
-                return
-            try:
-                self._size += len(chunk)
-                if self._most and self._size > self._most:
-                    raise too_large(self._most)
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except (OSError, StorageError) as error:
-                # The disk is full: give its room back now, not at the end.
-                self._error = error
-                self._discard()
-
-    def end(self):
-        """Return the path of the whole file, which is the caller's from now on.
-
-        Raises what has gone wrong meanwhile.
-        """
-        with self._lock:
-            if self._error is not None:
-                raise self._error
-            self._file.close()
-            path, self._file = self._file.name, None
-            return path
-
-    def close(self):
-        """Forget it, if it has not ended."""
-        self._give_up("the upload of a blob was given up")
-
-    def is_idle(self, seconds):
-        """Whether no piece came for so long.  If so, forget it.  Any thread."""
-        if time.monotonic() - self._touched < seconds:
-            return False
-        self._give_up(f"no piece of a blob came for {seconds:g} seconds")
-        return True
-
-    def _give_up(self, why):
-        with self._lock:
-            self._error = self._error or StorageError(why)
-            self._discard()
-
-    def _discard(self):
-        file, self._file = self._file, None
-        if file is not None:
-            with contextlib.suppress(OSError):
-                file.close()
-            remove(file.name)
+    directory_of(storage)
+    directory = _shared_helper(storage).temp_dir
+    return os.path.join(directory, f"{PREFIX}{secrets.token_hex(16)}.tmp")
 
 
-def shared_file(storage, oid, name):
+def shared_file(storage, oid, name, is_expected):
     """Return the path of a file that a client has put into the blob directory.
 
-    `name` is the file's in the directory of `oid`.  Raises `StorageError` if it
-    is no such file.
+    `name` is the file's: one that came from `new_shared_file`, if `is_expected(path)`
+    says that it is this client's, or in the directory of `oid`, where stock clients
+    put it.  Raises `StorageError` if it is no such file.
     """
     directory_of(storage)
     if not _shared_name(name):
         raise StorageError(f"no name for a blob's file: {name[:100]!a}")
-    fshelper = getattr(storage, "fshelper", None)
-    if fshelper is None:
-        raise Unsupported("this storage does not share its blob directory")
-    directory = os.path.realpath(fshelper.getPathForOID(oid))
-    path = os.path.join(directory, name)
+    helper = _shared_helper(storage)
+    is_ours = is_expected(os.path.join(helper.temp_dir, name))
+    directory = helper.temp_dir if is_ours else helper.getPathForOID(oid)
+    real = os.path.realpath(directory)
+    # It is known by the name that was expected.
+    path = os.path.join(directory if is_ours else real, name)
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:
@@ -170,41 +91,16 @@ def shared_file(storage, oid, name):
             f"no file {name} in the directory of the blob: {error.strerror}; do "
             "server and client share one blob directory?"
         ) from None
-    if os.path.dirname(os.path.realpath(path)) != directory or not stat.S_ISREG(mode):
+    if os.path.dirname(os.path.realpath(path)) != real or not stat.S_ISREG(mode):
         raise StorageError(f"{name} is not a file in the directory of the blob")
     return path
 
 
-class Window:
-    """How many chunks of a download a client has room for.
-
-    A helper takes, the session's own thread grants and closes.
-    """
-
-    def __init__(self, room):
-        self._room = threading.Semaphore(room)
-        self._closed = False
-
-    def take(self):
-        """Wait for room for one chunk.  Raises `StorageError` when it is closed."""
-        self._room.acquire()
-        if self._closed:
-            raise StorageError("the download of a blob was given up")
-
-    def grant(self, count=1):
-        self._room.release(min(count, 1000))  # More than that is never on its way.
-
-    def close(self):
-        """The client wants no more of it."""
-        self._closed = True
-        self._room.release()
-
-
-class _NoWindow:
-    """For clients that take what comes."""
-
-    def take(self):
-        pass
+def _shared_helper(storage):
+    helper = getattr(storage, "fshelper", None)
+    if helper is None:
+        raise Unsupported("this storage does not share its blob directory")
+    return helper
 
 
 def too_large(most):
@@ -213,32 +109,3 @@ def too_large(most):
         f"the transaction is larger than the {most} bytes of max-transaction-size, "
         "which the server's configuration sets"
     )
-
-
-def send(session, oid, serial, room=None):
-    """Send a committed blob, chunk by chunk.  In a thread of its own.
-
-    `room` is how many chunks may be on their way, None for no limit.
-    """
-    directory_of(session.storage)
-    if room is None:
-        _send(session, oid, serial, _NoWindow())
-        return
-    window = Window(max(room, 1))
-    if session.windows.setdefault((oid, serial), window) is not window:
-        raise StorageError("this blob is being sent already")
-    try:
-        _send(session, oid, serial, window)
-    finally:
-        del session.windows[oid, serial]
-
-
-def _send(session, oid, serial, window):
-    deliver = session.delivery.stream
-    with session.storage.openCommittedBlobFile(oid, serial) as file:
-        deliver(messages.encode_one_way("receiveBlobStart", (oid, serial)))
-        while chunk := file.read(CHUNK):
-            window.take()
-            args = oid, serial, chunk
-            deliver(messages.encode_one_way("receiveBlobChunk", args))
-    deliver(messages.encode_one_way("receiveBlobStop", (oid, serial)))

@@ -14,12 +14,13 @@ from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
 from ..wire.messages import plain_only
-from . import blobs, writing
+from . import downloads, writing
 from .commit import DELAYED
 from .methods import (
     Method,
     is_a,
     is_bytes,
+    is_chunk,
     is_data,
     is_flag,
     is_id,
@@ -93,7 +94,7 @@ def _get_tid(session, oid):
 
 def _send_blob(session, oid, serial, room=None):
     session.served.count(session, "blob_loads")
-    blobs.send(session, oid, serial, room)
+    downloads.send(session, oid, serial, room)
 
 
 def _blob_received(session, oid, serial, count):
@@ -272,7 +273,9 @@ METHODS = {
         writing.restore, is_oid, is_id, is_data, is_id_or_none, is_int, writes=True
     ),
     "storeBlobStart": Method(writing.store_blob_start, writes=True),
-    "storeBlobChunk": Method(writing.store_blob_chunk, is_bytes, writes=True),
+    "storeBlobChunk": Method(
+        writing.store_blob_chunk, is_chunk, delayed=True, writes=True
+    ),
     "storeBlobEnd": Method(
         writing.store_blob_end, is_oid, is_serial, is_bytes, is_int, writes=True
     ),
@@ -285,7 +288,8 @@ METHODS = {
         is_int,
         writes=True,
     ),
-    # Only our clients know this one.
+    # Only our clients know these two.
+    "shareBlob": Method(writing.share_blob, is_int, writes=True),
     "restoreBlob": Method(
         writing.restore_blob,
         is_oid,

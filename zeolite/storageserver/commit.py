@@ -146,6 +146,21 @@ class Transaction:
         else:
             self.stage(method, *args)
 
+    def expect_file(self, path):
+        """The client is about to put a file there, which is removed as any other.
+
+        Raises the error that the transaction has, if any.
+        """
+        self._touched = time.monotonic()
+        if self._error is not None:
+            raise self._error
+        self._expect(State.STAGING, State.RESOLVING)
+        self._staging.expect(path)
+
+    def expects_file(self, path):
+        """Whether `expect_file` was told of it."""
+        return self._staging.owns(path)
+
     def fail(self, error):
         """Let `vote` raise `error`, if it is the first; keep nothing until then."""
         if self._error is None:

@@ -131,6 +131,6 @@ def _size(value):
         return f"a number of {value.bit_length()} bits"
     if value is None or isinstance(value, (int, float)):
         return repr(value)
-    if isinstance(value, (bytes, str)):
-        return f"{len(value)} {'bytes' if isinstance(value, bytes) else 'characters'}"
+    if isinstance(value, (bytes, str, memoryview)):
+        return f"{len(value)} {'characters' if isinstance(value, str) else 'bytes'}"
     return f"{type(value).__name__} of {len(value)}"

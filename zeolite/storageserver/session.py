@@ -21,6 +21,7 @@ from ZODB.POSException import POSError, ReadOnlyError, StorageTransactionError
 from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent
+from ..wire.chunks import begins_chunk
 from ..wire.frames import STRANGER_LIMIT, FrameReader, frame
 from ..wire.tlserrors import TLSFailed
 from .calls import METHODS
@@ -65,7 +66,7 @@ class Session:
         self._address = address
         self._storages = storages
         self._options = options
-        self._frames = FrameReader(options.max_register_size)
+        self._frames = FrameReader(options.max_register_size, self._find_buffer)
         self._unfinished = unfinished or Unfinished(0)
         self._has_unfinished = False  # There is more than a stranger may send.
         self.log = log
@@ -294,18 +295,37 @@ class Session:
             if data is not None:
                 return data
             self.delivery.rest()
-            deadline = self._deadline
             if self._frames.is_partial:
-                self._tell_unfinished(self._frames.arrived)
-                if deadline is None:
-                    deadline = time.monotonic() + self._options.client_timeout
-            elif self._has_unfinished:
-                self._tell_unfinished(0)
-            received = self._channel.receive(deadline)
+                received = self._receive_more()
+            else:
+                if self._has_unfinished:
+                    self._tell_unfinished(0)
+                received = self._channel.receive(self._deadline)
+                self._frames.feed(received)
             self.delivery.wake()
             if not received:
                 return None
+
+    def _receive_more(self):
+        """Receive a part of a message that has begun; return it or its size."""
+        self._tell_unfinished(self._frames.arrived)
+        timeout = self._options.client_timeout
+        room = self._frames.room
+        if room is None or self._channel.is_encrypted:
+            deadline = self._deadline or time.monotonic() + timeout
+            received = self._channel.receive(deadline)
             self._frames.feed(received)
+        else:
+            received = self._channel.receive_into(room, timeout)
+            self._frames.filled(received)
+        return received
+
+    def _find_buffer(self, beginning, size):
+        """Return where a large message is to be received, if that is a chunk."""
+        upload = self.upload
+        if upload is None or not begins_chunk(beginning):
+            return None
+        return upload.buffer(size)
 
     def _tell_unfinished(self, size):
         if size > STRANGER_LIMIT or self._has_unfinished:

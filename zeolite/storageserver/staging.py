@@ -66,6 +66,19 @@ class Staging:
         blobs.remove(path)
         raise StorageTransactionError("the transaction has ended")
 
+    def expect(self, path):
+        """Like `own`, for a file that is not there yet."""
+        with self._lock:
+            if self._closed:
+                raise StorageTransactionError("the transaction has ended")
+            self._blobs.add(path)
+            self._count(len(path))
+
+    def owns(self, path):
+        """Whether the file is to be removed at the end."""
+        with self._lock:
+            return path in self._blobs
+
     def _count(self, size):
         self._size += size
         if self._most and self._size > self._most:

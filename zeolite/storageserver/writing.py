@@ -5,6 +5,7 @@ errors with the transaction, for the vote to raise.
 """
 
 import logging
+import os
 
 from ZODB.POSException import (
     ConflictError,
@@ -19,6 +20,7 @@ from . import blobs
 from .commit import DELAYED, Transaction
 from .headroom import check_oid, check_tid
 from .metadata import transaction_metadata
+from .uploads import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -103,18 +105,41 @@ def restore(session, oid, serial, data, prev_txn, id):
 def store_blob_start(session):
     _give_up_upload(session)
     session.check_writable()
-    session.upload = blobs.Upload(
+    session.upload = Upload(
         session.storage, session.served.options.max_transaction_size
     )
 
 
-def store_blob_chunk(session, chunk):
-    if session.upload is not None:
-        session.upload.add(chunk)
+def store_blob_chunk(session, chunk, message_id):
+    """Take a part of a blob; our clients want to know when it is written."""
+    upload = session.upload
+    if upload is None:
+        return None
+    if not message_id:
+        upload.add(chunk)
+        return None
+
+    def written():
+        session.respond(message_id, "storeBlobChunk", None, may_wait=True)
+
+    upload.add(chunk, written)
+    return DELAYED
 
 
 def store_blob_end(session, oid, serial, data, id):
     _stage_blob(session, id, None, "store_blob", oid, serial, data)
+
+
+def share_blob(session, id):
+    """Say how the client is to call a file that it puts into the blob directory.
+
+    From now on it is removed with the transaction, so that nothing stays where the
+    client is killed.
+    """
+    transaction = session.transaction(id)
+    path = blobs.new_shared_file(session.storage)
+    transaction.expect_file(path)
+    return os.path.basename(path)
 
 
 def store_blob_shared(session, oid, serial, data, name, id):
@@ -134,7 +159,9 @@ def _stage_blob(session, id, name, method, oid, *args):
             tid = args[0] if method == "restore_blob" else None
             _check(session.storage, oid, args[1], tid)
             if name is not None:
-                path = blobs.shared_file(session.storage, oid, name)
+                path = blobs.shared_file(
+                    session.storage, oid, name, transaction.expects_file
+                )
             elif session.upload is not None:
                 path = session.upload.end()
             else:

@@ -122,6 +122,26 @@ class PlainChannel:
         self.bytes_received += len(received)
         return received
 
+    def receive_into(self, room, silence):
+        """Fill `room` (memoryview) with the next bytes; return how many these are.
+
+        They are fewer at the end of the stream, where there may be none, and where
+        the peer pauses for `silence` seconds.  Raises `PeerSilent` where it has said
+        nothing for so long, and `ConnectionLost` for a broken connection.
+        """
+        self.notice_silence(silence)
+        try:
+            # The kernel wakes this thread once, and not for each packet.
+            count = self._socket.recv_into(room, 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise PeerSilent("it has said nothing for a while") from None
+        except OSError as error:
+            raise ConnectionLost(error.strerror or str(error)) from error
+        finally:
+            self.notice_silence(0)
+        self.bytes_received += count
+        return count
+
     def send(self, data=b""):
         """Send the rest of what was offered, then `data` (bytes), whole.
 

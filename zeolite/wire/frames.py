@@ -6,7 +6,8 @@
 
 Nothing here knows a socket: bytes go in, frames come out.  A frame that claims
 to be larger than the limit is an error as soon as its size is known, before any
-of it is kept.
+of it is kept.  For a large frame there may be a buffer, which is then what comes
+out: the bytes that are missing can be put into it without another copy.
 """
 
 import struct
@@ -43,25 +44,31 @@ def frame(data):
 class FrameReader:
     """Takes the stream in pieces of any size and hands out whole frames.
 
-    Used by one thread.  `limit` (bytes) may be changed at any time.
+    Used by one thread.  `limit` (bytes) may be changed at any time.  For a frame
+    that has not arrived whole, `find_buffer(beginning, size)` returns a bytearray
+    of at least `size` bytes, or None.
     """
 
-    def __init__(self, limit=STRANGER_LIMIT):
+    def __init__(self, limit=STRANGER_LIMIT, find_buffer=None):
         self.limit = limit
+        self._find_buffer = find_buffer
+        self._buffer = None
         self._data = b""
         self._position = 0
         # A frame that arrives in many pieces is joined once, when it is whole.
         self._pieces = []
-        self._missing = 0
-        #: How many bytes of a frame have arrived while `is_partial`.
-        self.arrived = 0
+        self._whole = self._missing = 0
 
     def feed(self, data):
         """Add `data` (bytes), the next piece of the stream."""
-        if self._missing:
+        if self._buffer is not None:
+            part = data[: self._missing]
+            self.room[: len(part)] = part
+            self._missing -= len(part)
+            self._data = data[len(part) :]
+        elif self._missing:
             self._pieces.append(data)
             self._missing -= len(data)
-            self.arrived += len(data)
             if self._missing > 0:
                 if len(self._pieces) > _MOST_PIECES:
                     self._pieces = [b"".join(self._pieces)]
@@ -80,13 +87,31 @@ class FrameReader:
         """Whether the rest of a frame is yet to come."""
         return self._missing > 0
 
-    def next(self):
-        """Return the next whole frame (bytes), or None until more was fed.
+    @property
+    def arrived(self):
+        """How many bytes of a frame have arrived while `is_partial`."""
+        return self._whole - self._missing
 
-        Raises `ProtocolError` for a frame over the limit.
+    @property
+    def room(self):
+        """Where the missing bytes of a frame go (memoryview), None without a buffer."""
+        return self._buffer and self._buffer[-self._missing :]
+
+    def filled(self, count):
+        """So many bytes have been put at the beginning of `room`."""
+        self._missing -= count
+
+    def next(self):
+        """Return the next whole frame, or None until more was fed.
+
+        It is bytes, or the part of its buffer (memoryview).  Raises `ProtocolError`
+        for a frame over the limit.
         """
         if self._missing:
             return None
+        if self._buffer is not None:
+            whole, self._buffer = self._buffer, None
+            return whole
         data, start = self._data, self._position + 4
         if len(data) < start:
             return None
@@ -97,10 +122,18 @@ class FrameReader:
             )
         end = start + size
         if len(data) < end:
-            self._pieces.append(data[start - 4 :])
-            self._missing = end - len(data)
-            self.arrived = len(self._pieces[0])
-            self._data, self._position = b"", 0
+            self._begin(data, start, size)
             return None
         self._position = end
         return data[start:end]
+
+    def _begin(self, data, start, size):
+        """Keep the beginning of a frame of `size` bytes."""
+        self._whole, self._missing = 4 + size, start + size - len(data)
+        self._data, self._position = b"", 0
+        buffer = self._find_buffer and self._find_buffer(data[start:], size)
+        if buffer is None:
+            self._pieces.append(data[start - 4 :])
+        else:
+            self._buffer = memoryview(buffer)[:size]
+            self._buffer[: len(data) - start] = data[start:]

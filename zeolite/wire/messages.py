@@ -21,6 +21,7 @@ from ZODB.POSException import ConflictError
 from .. import errors
 from ..errors import ProtocolError, ServerException
 from . import packed
+from .chunks import decode_chunk
 from .frames import frame
 from .pickles import unpickler
 
@@ -242,8 +243,14 @@ decode_load = packed.unpack_load
 def decode_call(data):
     """Return the message in `data` (bytes), which a client sent.
 
+    In a memoryview, a chunk of a blob is a part of that.
     Raises `ProtocolError` for whatever is not a message.
     """
+    if type(data) is memoryview:
+        chunk = decode_chunk(data)
+        if chunk is not None:
+            return chunk
+        data = bytes(data)
     return packed.unpack_call(data) or _checked(_load_call(data))
 
 
