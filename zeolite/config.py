@@ -127,6 +127,8 @@ class ServerSection:
             transaction_timeout=section.transaction_timeout,
             client_conflict_resolution=section.client_conflict_resolution,
             keep_alive=section.keep_alive,
+            storage_instances=section.storage_instances,
+            poll_interval=section.poll_interval,
         )
 
 

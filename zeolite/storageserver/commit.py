@@ -234,7 +234,7 @@ class Transaction:
         with self._lock:
             self._expect(State.VOTED)
             self._state = State.FINISHING
-        log = self._served.log
+        journal = self._served.journal
         try:
             tid = self._storage.tpc_finish(self._metadata, self._reserve)
             if self._entry is None:
@@ -242,12 +242,14 @@ class Transaction:
                 self._reserve(tid or self._storage.lastTransaction())
         except BaseException:
             if self._entry is not None:
-                log.cancel(self._entry)
+                journal.cancel(self._entry)
             self._abort_in_storage()
             self._end()
             raise
-        log.publish(self._entry)
-        self._end()
+        try:
+            journal.publish(self._entry)
+        finally:
+            self._end()
         self._served.dispatcher.wake(self._session.delivery)
         return self._entry.tid, self._entry
 
@@ -352,7 +354,7 @@ class Transaction:
             logger.exception("storage %s: aborting failed", self._served.name)
 
     def _reserve(self, tid):
-        self._entry = self._served.log.reserve(
+        self._entry = self._served.journal.reserve(
             tid, list(self._oids), self._session.delivery
         )
 

@@ -119,6 +119,13 @@ class InvalidationLog:
         with self._lock:
             self._publish(self._append(tid, oids, None))
 
+    def put(self, entries):
+        """Reserve and publish what is made already, oldest first, in one step."""
+        with self._lock:
+            for entry in entries:
+                self._place(entry)
+                self._publish(entry)
+
     def restart(self, tid, is_known=True):
         """Forget what readers see: what happened up to `tid` cannot be told.
 
@@ -136,7 +143,9 @@ class InvalidationLog:
                 self._base = p64(u64(self._base) + 1)
 
     def _append(self, tid, oids, origin):
-        entry = Entry(tid, oids, origin)
+        return self._place(Entry(tid, oids, origin))
+
+    def _place(self, entry):
         self._entries.append(entry)
         while len(self._entries) > self._maximum and self._first < self.end:
             self._drop()

@@ -26,6 +26,13 @@ class ServerOptions:
     #: instances of the application's classes.
     client_conflict_resolution: bool = False
 
+    #: How many instances of a storage in a database may be in use at once by what
+    #: reads; each has a connection to the database.  For no other storages.
+    storage_instances: int = 16
+
+    #: Seconds from asking such a database for others' commits to asking again.
+    poll_interval: float = 0.5
+
     #: Seconds that a client may take nothing of what is sent to it.
     client_timeout: float = 30
 

@@ -57,8 +57,10 @@ class Served:
         if self.options.client_conflict_resolution:
             storage.tryToResolveConflict = _leave_conflict
         self.commit_lock = CommitLock()
-        tid = storage.lastTransaction()
+        tid = self._last_transaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
+        #: Where commits reserve and publish their places in the log.
+        self.journal = self.log
         self.dispatcher = Dispatcher(self.log, name)
         # Whether the storage has said that it knows nothing, and not since when.
         self._is_unknown = False
@@ -84,6 +86,17 @@ class Served:
 
     def start(self):
         """Begin: the storage may tell of changes from now on."""
+        self._listen()
+        self.dispatcher.start()
+        for thread in self._threads:
+            thread.start()
+
+    def _last_transaction(self):
+        """Return the tid where the log begins."""
+        return self.storage.lastTransaction()
+
+    def _listen(self):
+        """Begin to hear of changes that the storage makes by itself."""
         if hasattr(self.storage, "registerDB"):
             self.storage.registerDB(self)
         # What was committed before the storage knew whom to tell.
@@ -94,9 +107,12 @@ class Served:
             size = self.options.invalidation_queue_size
             self.log.seed(self.storage.lastInvalidations(size))
         remove_abandoned(self.storage)
-        self.dispatcher.start()
-        for thread in self._threads:
-            thread.start()
+
+    def _stop_listening(self, patience):
+        """Hear of no changes any more; wait for that, at most `patience` seconds."""
+
+    def _close_storage(self):
+        self.storage.close()
 
     def close(self, patience=None):
         """End the threads and close the storage.  No session is left by now.
@@ -109,6 +125,7 @@ class Served:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+        self._stop_listening(patience)
         self.dispatcher.close()
         deadline = None if patience is None else time.monotonic() + patience
         for helper in list(self._helpers):
@@ -116,7 +133,7 @@ class Served:
             if helper.is_alive():
                 logger.warning("storage %s: not closed: %s", self.name, helper.name)
                 return
-        self.storage.close()
+        self._close_storage()
 
     def in_helper(self, name, respond, function, *args):
         """Call a function in a thread of its own; `respond` gets result or error.
@@ -141,9 +158,12 @@ class Served:
 
     # What sessions ask.
 
-    def instance(self):
-        """Return the storage object that one session is to use."""
+    def instance(self, delivery):
+        """Return the storage object for the session whose delivery this is."""
         return self.storage
+
+    def poll(self, is_new=False):
+        """See to it that all that is committed by now is in the log: it is."""
 
     def add(self, session):
         with self._lock:

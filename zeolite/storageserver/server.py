@@ -9,7 +9,7 @@ from ..interfaces import Closed, Serving
 from ..wire.channel import format_address
 from .listener import Listener
 from .options import ServerOptions
-from .served import Served
+from .shared import serve
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class StorageServer:
     def __init__(self, address, storages, options=None, tls=None):
         options = options or ServerOptions()
         self._served = {
-            name: Served(name, storage, options) for name, storage in storages.items()
+            name: serve(name, storage, options) for name, storage in storages.items()
         }
         self._listener = Listener(address, self._served, options, tls)
 

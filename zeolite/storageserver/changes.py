@@ -1,0 +1,97 @@
+"""What was committed to a database since a transaction, whoever committed it.
+
+`find_changes` returns who knows best how to ask a storage.  Invalidations should
+tell the tid of the commit that made a change: with a later one, clients would
+believe that the revision before it was current for longer than it was.
+"""
+
+from ZODB.utils import p64, u64
+
+
+def find_changes(storage):
+    """Return what finds changes in instances of `storage`."""
+    while hasattr(storage, "base") and not hasattr(storage, "_load_connection"):
+        storage = storage.base  # A wrapper, such as zc.zlibstorage's.
+    if hasattr(storage, "_load_connection") and hasattr(storage, "keep_history"):
+        return RelStorageChanges(storage.keep_history)
+    return PolledChanges()
+
+
+class RelStorageChanges:
+    """Asks the tables of RelStorage, with the connection that an instance has.
+
+    With a history each commit's own changes are known.  Without one only the last
+    change of each object is, so that `is_exact` is false: an object may have been
+    changed before by commits of which nothing is left.
+    """
+
+    def __init__(self, keeps_history):
+        self.is_exact = self.keeps_history = keeps_history
+
+    def since(self, storage, tid):
+        """Return {tid: oids} of the commits after `tid` (bytes), in their order.
+
+        Raises what the database's driver raises.
+        """
+        # A new view of the database, in which the next query runs, too.
+        storage.poll_invalidations()
+        number = u64(tid)
+        if self.keeps_history:
+            query = (
+                f"SELECT tid, zoid FROM object_state WHERE tid > {number} UNION ALL "
+                f"SELECT tid, NULL FROM transaction WHERE tid > {number} ORDER BY 1"
+            )
+        else:
+            query = (
+                f"SELECT tid, zoid FROM object_state WHERE tid > {number} ORDER BY 1"
+            )
+        commits = {}
+        for found, oid in _query(storage, query):
+            oids = commits.setdefault(p64(found), [])
+            if oid is not None:
+                oids.append(p64(oid))
+        return commits
+
+    def oids_since(self, storage, tid, limit):
+        """Return the oids that have changed after `tid`, None if there are more
+        than `limit`."""
+        table = "current_object" if self.keeps_history else "object_state"
+        query = f"SELECT zoid FROM {table} WHERE tid > {u64(tid)} LIMIT {limit + 1}"
+        oids = [p64(oid) for (oid,) in _query(storage, query)]
+        return oids if len(oids) <= limit else None
+
+
+def _query(storage, query):
+    while not hasattr(storage, "_load_connection"):
+        storage = storage.base
+    cursor = storage._load_connection.cursor
+    cursor.execute(query)
+    return cursor.fetchall()
+
+
+class PolledChanges:
+    """Asks a storage with the methods of `IMVCCStorage` only.
+
+    They tell which objects have changed, and not which commit did it.
+    """
+
+    is_exact = False
+    keeps_history = True
+
+    def __init__(self):
+        self._polled = None
+
+    def since(self, storage, tid):
+        """Like `RelStorageChanges.since`; None if it cannot be told."""
+        is_first = self._polled is not storage
+        self._polled = storage
+        oids = storage.poll_invalidations()
+        last = storage.lastTransaction()
+        if last <= tid:
+            return {}
+        if oids is None or is_first:
+            return None
+        return {last: list(oids)}
+
+    def oids_since(self, storage, tid, limit):
+        return None
