@@ -118,9 +118,9 @@ class SharedServed(Served):
         info["supports_record_iternext"] = False
         info["interfaces"] = tuple((i.__module__, i.__name__) for i in self.interfaces)
         info["supportsUndo"] = IStorageUndoable in self.interfaces
-        if not self._changes.keeps_history:
-            # Clients that wonder what became of a commit have to know.
-            info["keeps_history"] = False
+        # Clients that wonder what became of a commit have to know.
+        info["is_shared"] = True
+        info["keeps_history"] = self._changes.keeps_history
         return info
 
     def changed_since(self, tid, cursor, last_tid):
