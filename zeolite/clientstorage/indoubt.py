@@ -12,11 +12,15 @@ changed are locked there until that is over.
 """
 
 import contextlib
+import time
 
-from ZODB.POSException import ConflictError, POSKeyError
+from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
 
 from ..errors import CommitInDoubt
 from ..wire import messages
+
+#: Seconds that a server's database may be out of order.
+PATIENCE = 60
 
 #: How often a lock in a shared database is waited for; each time it waits by itself.
 TRIES = 3
@@ -37,8 +41,17 @@ def check_not_committed(link, id, state, transaction):
     `ClientDisconnected`.
     """
 
+    deadline = time.monotonic() + PATIENCE
+
     def ask(name, *args, before=b""):
-        return link.call(name, args, before).wait()
+        while True:
+            try:
+                return link.call(name, args, before).wait()
+            except ReadConflictError as error:
+                # The server's database is out of order, maybe for the same reason.
+                if time.monotonic() > deadline:
+                    raise CommitInDoubt(f"it cannot be looked for: {error}") from error
+                time.sleep(0.1)
 
     if not state.stored:
         raise CommitInDoubt("it changed no object that would show it")

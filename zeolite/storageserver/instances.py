@@ -18,6 +18,8 @@ from collections import deque
 
 from ZODB.POSException import POSError
 
+from .storageerrors import comes_of_trouble, translated
+
 logger = logging.getLogger(__name__)
 
 #: Seconds for which a view of the database is kept by an instance in use.
@@ -94,13 +96,26 @@ class Instances:
         """How many calls wait for one."""
         return len(self._waiting)
 
-    @contextlib.contextmanager
-    def borrowed(self, tid):
-        """Lend a storage that sees the commit `tid` and all before it.
+    def use(self, tid, function, *args):
+        """Return `function(storage, *args)`, where the storage sees the commit `tid`.
 
-        One in whose use an exception was raised that `keeps` does not know is
-        given up.
+        Tried again once, because a connection may have been lost long ago.  Raises
+        what clients understand.
         """
+        try:
+            try:
+                with self._borrowed(tid) as storage:
+                    return function(storage, *args)
+            except Exception as error:
+                if not comes_of_trouble(error):
+                    raise
+            with self._borrowed(tid) as storage:
+                return function(storage, *args)
+        except Exception as error:
+            raise translated(error, is_reading=True) from error
+
+    @contextlib.contextmanager
+    def _borrowed(self, tid):
         instance = self._take()
         try:
             if instance.seen is None or instance.seen < tid:
@@ -111,6 +126,9 @@ class Instances:
             yield instance.storage
         except BaseException as error:
             self._return(instance, is_good=keeps(error))
+            if comes_of_trouble(error):
+                # Those that lie here will have lost their connections, too.
+                self._drop_idle()
             raise
         self._return(instance, is_good=True)
 
@@ -149,6 +167,13 @@ class Instances:
             else:
                 self._count -= 1
         if instance is not None and not is_good:
+            instance.release()
+
+    def _drop_idle(self):
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._count -= len(idle)
+        for instance in idle:
             instance.release()
 
     def rest(self):

@@ -19,7 +19,7 @@ from ZODB.utils import p64, u64
 from ..wire.channel import ConnectionLost
 from .instances import Instance
 from .invalidation import Entry
-from .storageerrors import describe
+from .storageerrors import comes_of_trouble, describe
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,15 @@ class Feed:
             self._rest()
 
     def _ask(self):
-        if self._instance is None:
-            self._instance = Instance(self._root.new_instance())
+        if self._instance is not None:
+            try:
+                return self._changes.since(self._instance.storage, self._known)
+            except Exception as error:
+                if not comes_of_trouble(error):
+                    raise
+                # The connection may have been lost long ago.
+                self._give_up_instance()
+        self._instance = Instance(self._root.new_instance())
         return self._changes.since(self._instance.storage, self._known)
 
     def _failed(self, error):
@@ -179,6 +186,9 @@ class Feed:
                 self._interval,
             )
         self._error = error
+        self._give_up_instance()
+
+    def _give_up_instance(self):
         instance, self._instance = self._instance, None
         if instance is not None:
             instance.release()

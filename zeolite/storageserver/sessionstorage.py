@@ -13,7 +13,7 @@ from ZODB.utils import maxtid
 
 from ..wire.channel import ConnectionLost
 from .instances import Instance, keeps
-from .storageerrors import describe, is_trouble, translated
+from .storageerrors import comes_of_trouble, describe, translated
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +51,13 @@ class SessionStorage:
     # Reading.  Any thread of the session.
 
     def _read(self, name, *args, **kwargs):
-        try:
-            with self._served.instances.borrowed(self._delivery.tid) as storage:
-                return getattr(storage, name)(*args, **kwargs)
-        except Exception as error:
-            raise _told(error) from error
+        def read(storage):
+            return getattr(storage, name)(*args, **kwargs)
+
+        return self._served.instances.use(self._delivery.tid, read)
 
     def loadBefore(self, oid, tid):
-        try:
-            with self._served.instances.borrowed(self._delivery.tid) as storage:
-                return _load_before(storage, oid, tid)
-        except Exception as error:
-            raise _told(error) from error
+        return self._served.instances.use(self._delivery.tid, _load_before, oid, tid)
 
     def history(self, oid, size=1):
         return self._read("history", oid, size=size)
@@ -86,7 +81,7 @@ class SessionStorage:
         try:
             storage.pack(when, referencesf)
         except Exception as error:
-            raise _told(error) from error
+            raise translated(error, is_reading=True) from error
         finally:
             storage.release()
 
@@ -124,10 +119,6 @@ def _load_before(storage, oid, tid):
     return found
 
 
-def _told(error):
-    return translated(error, is_reading=True)
-
-
 class Committer:
     """The instance that transactions are written with, one after the other."""
 
@@ -146,7 +137,14 @@ class Committer:
 
     def begin(self, metadata, *args):
         try:
-            self._fresh().tpc_begin(metadata, *args)
+            try:
+                self._fresh().tpc_begin(metadata, *args)
+            except Exception as error:
+                if not comes_of_trouble(error):
+                    raise
+                # The connection may have been lost long ago.
+                self.close()
+                self._fresh().tpc_begin(metadata, *args)
         except Exception as error:
             self._is_good = self._is_good and keeps(error)
             raise translated(error, is_reading=False) from error
@@ -173,7 +171,7 @@ class Committer:
         except BaseException as error:
             feed.cancel()
             self._is_good = False
-            log = logger.warning if is_trouble(error) else logger.exception
+            log = logger.warning if comes_of_trouble(error) else logger.exception
             log(
                 "storage %s: a commit broke off: %s; its client is disconnected and "
                 "will look whether it was done",
@@ -189,7 +187,7 @@ class Committer:
             self._instance.storage.tpc_abort(metadata)
         except Exception as error:
             self._is_good = False
-            if not is_trouble(error):
+            if not comes_of_trouble(error):
                 raise
         finally:
             if not self._is_good:
@@ -230,7 +228,7 @@ class Iteration:
             # How RelStorage's iterators end, as ZODB's interface allows them to.
             raise StopIteration from None
         except Exception as error:
-            raise _told(error) from error
+            raise translated(error, is_reading=True) from error
 
     def close(self):
         on_close, self._on_close = self._on_close, None

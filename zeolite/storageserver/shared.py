@@ -129,11 +129,7 @@ class SharedServed(Served):
             return changed
         # The database knows it, however long ago it was.  It may tell of more than
         # was published: what is named for nothing is only loaded again.
-        try:
-            with self.instances.borrowed(last_tid) as storage:
-                oids = self._changes.oids_since(storage, tid, MOST_CHANGED)
-        except Exception as error:
-            raise translated(error, is_reading=True) from error
+        oids = self.instances.use(last_tid, self._changes.oids_since, tid, MOST_CHANGED)
         return None if oids is None else (last_tid, oids)
 
     def iterate(self, tid, start, stop):

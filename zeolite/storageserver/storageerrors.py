@@ -38,9 +38,20 @@ def is_trouble(error):
     """Whether an exception says that the database cannot be reached or used now."""
     if isinstance(error, ConflictError):
         return False
+    if type(error).__name__ == "DatabaseError":
+        return True  # None of the kinds of it: how psycopg2 tells of lost connections.
     return isinstance(error, (TransientError, ConnectionError)) or any(
         class_.__name__ in _TROUBLE for class_ in type(error).__mro__
     )
+
+
+def comes_of_trouble(error):
+    """Whether an exception was raised while another one was handled that says so."""
+    while error is not None:
+        if is_trouble(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def describe(error):
