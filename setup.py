@@ -18,12 +18,15 @@ setup(
     package_data={"zeolite": ["*.xml"]},
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
+        "relstorage": ["RelStorage >= 4.1", "psycopg2-binary"],
         "test": [
+            "RelStorage >= 4.1",
             "ZEO >= 6.2",
             "hypothesis",
             "manuel",
             "msgpack",
             "psutil",
+            "psycopg2-binary",
             "pytest",
             "pytest-timeout",
             "ruff",

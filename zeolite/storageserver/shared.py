@@ -9,6 +9,7 @@ the same database, and programs may use it without a server.
 """
 
 import threading
+import warnings
 
 from ZODB.interfaces import (
     IMVCCStorage,
@@ -84,7 +85,10 @@ class SharedServed(Served):
         """Begin to hear of changes."""
         settings = getattr(self.storage, "_options", None)
         if not getattr(settings, "shared_blob_dir", True):
-            remove_abandoned(self.storage)
+            with warnings.catch_warnings():
+                # RelStorage's `fshelper` is deprecated; there is nothing instead.
+                warnings.simplefilter("ignore", FutureWarning)
+                remove_abandoned(self.storage)
         self.feed.start()
 
     def _stop_listening(self, patience):

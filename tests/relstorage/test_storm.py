@@ -1,0 +1,135 @@
+"""Servers are killed and PostgreSQL crashes while everybody commits.
+
+Three servers, six processes of clients, and two programs that use RelStorage without
+a server.  Sums are right and pairs are equal in every read, and nothing that was
+acknowledged is lost or done twice.  `ZEOLITE_STORM_SECONDS` and `ZEOLITE_STORM_SEED`
+set how long the slow one takes, and how it goes.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import ZODB
+
+from tests.support.accounts import TOTAL, counters, total
+from tests.support.processes import ServerProcess, free_port
+
+from .storm import set_up_all
+
+CLIENTS, PLAIN, WORKERS = 6, 2, 2
+
+
+class Servers:
+    """Three of them, on ports that they keep."""
+
+    def __init__(self, database, directory):
+        self._directory = directory
+        self.ports = [free_port() for _ in range(3)]
+        for port in self.ports:
+            (directory / f"{port}.conf").write_text(
+                f"<zeolite>\naddress 127.0.0.1:{port}\npoll-interval 0.1\n"
+                f"</zeolite>\n{database.section()}"
+            )
+        self.running = {port: self._start(port) for port in self.ports}
+
+    def _start(self, port):
+        server = ServerProcess("-C", f"{port}.conf", cwd=self._directory)
+        server.address()
+        return server
+
+    def kill(self, port):
+        self.running[port].kill(signal.SIGKILL)
+        self.running[port].close()
+        self.running[port] = self._start(port)
+
+    def close(self):
+        for server in self.running.values():
+            server.close()
+
+
+def start(*args):
+    args = [sys.executable, "-m", "tests.relstorage.storm", *map(str, args)]
+    return subprocess.Popen(
+        args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def storm(database, directory, seconds, seed, restarts):
+    chance = random.Random(seed)
+    section = directory / "plain.conf"
+    section.write_text(database.section())
+    db = ZODB.DB(database.storage())
+    set_up_all(db, (CLIENTS + PLAIN) * WORKERS)
+    servers = Servers(database, directory)
+    processes = []
+    happened = collections.Counter()
+    try:
+        for number in range(CLIENTS + PLAIN):
+            where = ("zeolite", *servers.ports)
+            if number >= CLIENTS:
+                where = ("plain", section)
+            first = number * WORKERS
+            processes.append(start(first, WORKERS, seed + first, *where))
+        begin = time.monotonic()
+        due = [begin + seconds * (n + 1) / (restarts + 1) for n in range(restarts)]
+        while time.monotonic() < begin + seconds:
+            time.sleep(chance.uniform(0.2, 1.5))
+            if due and time.monotonic() > due[0]:
+                due.pop(0)
+                database.cluster.restart()
+                happened["restarts"] += 1
+            else:
+                servers.kill(chance.choice(servers.ports))
+                happened["kills"] += 1
+        for process in processes:
+            process.stdin.write("stop\n")
+            process.stdin.flush()
+        for process in processes:
+            assert process.stdout.readline() == "stopped\n"
+        done, problems = {}, []
+        for process in processes:
+            process.stdin.close()
+            found = json.loads(process.stdout.readline())
+            problems += found["problems"]
+            happened.update(found["counts"])
+            done.update({int(number): n for number, n in found["done"].items()})
+            process.wait()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        servers.close()
+    connection = db.open()
+    root = connection.root()
+    assert total(root) == TOTAL
+    assert root["left"].value == root["right"].value
+    assert counters(root, len(done)) == [done[number] for number in sorted(done)]
+    connection.close()
+    print(f"\n{seconds} s, seed {seed}: {dict(happened)}")
+    assert problems == []
+    assert happened["commits"] > 0
+    assert happened["kills"] > 0 and happened["restarts"] == restarts
+
+
+@pytest.mark.timeout(240)
+def test_short_storm(database, tmp_path):
+    storm(database, tmp_path, seconds=8, seed=1, restarts=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_long_storm(database, tmp_path):
+    seconds = float(os.environ.get("ZEOLITE_STORM_SECONDS", "120"))
+    seed = int(os.environ.get("ZEOLITE_STORM_SEED", "1"))
+    storm(database, tmp_path, seconds, seed, restarts=2)
