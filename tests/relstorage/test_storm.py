@@ -68,6 +68,7 @@ def storm(database, directory, seconds, seed, restarts):
     section.write_text(database.section())
     db = ZODB.DB(database.storage())
     set_up_all(db, (CLIENTS + PLAIN) * WORKERS)
+    db.close()
     servers = Servers(database, directory)
     processes = []
     happened = collections.Counter()
@@ -110,14 +111,15 @@ def storm(database, directory, seconds, seed, restarts):
             with contextlib.suppress(OSError):
                 process.stdin.close()
         servers.close()
+    print(f"\n{seconds} s, seed {seed}: {dict(happened)}")
+    assert problems == []
+    db = ZODB.DB(database.storage())
     connection = db.open()
     root = connection.root()
     assert total(root) == TOTAL
     assert root["left"].value == root["right"].value
     assert counters(root, len(done)) == [done[number] for number in sorted(done)]
     connection.close()
-    print(f"\n{seconds} s, seed {seed}: {dict(happened)}")
-    assert problems == []
     assert happened["commits"] > 0
     assert happened["kills"] > 0 and happened["restarts"] == restarts
 

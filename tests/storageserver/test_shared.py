@@ -193,7 +193,25 @@ class TestWithoutExactTids:
         writer.seen.clear()
         writer.commit(1, oids=(3,))
         told = [m for m in writer.seen if m[0] == "invalidateTransaction"]
-        assert [oids for _, _, oids in told] == [[p64(1)]]
+        assert {oid for _, _, oids in told for oid in oids} == {p64(1)}
+
+    def test_nobody_stands_between_foreign_commits(self, database, serve):
+        """Neither behind an own one with what a commit before it may have changed."""
+        server = serve(SharedStorage(database), poll_interval=NEVER)
+        writer, reader = server.connect(), server.connect()
+        writer.ask("ping")
+        known = database.commits[-1][0]
+        for oid in (1, 2):
+            database.commit(oid)
+        own = writer.commit(1, oids=(3,))
+        reader.ask("ping")
+        told = [m[1:] for m in reader.seen if m[0] == "invalidateTransaction"]
+        foreign = [p64(1), p64(2)]
+        assert told == [
+            (p64(u64(known) + 1), foreign),
+            (p64(u64(own) - 1), foreign),
+            (own, [p64(3)]),
+        ]
 
 
 class TestInstances:

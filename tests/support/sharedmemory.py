@@ -165,13 +165,13 @@ class SharedStorage:
 class ExactChanges:
     """Like `RelStorageChanges` of a database with history."""
 
-    is_exact = keeps_history = True
+    keeps_history = True
 
     def since(self, storage, tid):
         storage.poll_invalidations()
         commits = storage.database.commits[: storage.view]
         storage.database.reach("after poll")
-        return {t: list(changes) for t, changes in commits if t > tid}
+        return {t: list(changes) for t, changes in commits if t > tid}, True
 
     def oids_since(self, storage, tid, limit):
         commits = storage.database.commits[: storage.view]

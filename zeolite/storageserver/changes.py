@@ -20,16 +20,16 @@ def find_changes(storage):
 class RelStorageChanges:
     """Asks the tables of RelStorage, with the connection that an instance has.
 
-    With a history each commit's own changes are known.  Without one only the last
-    change of each object is, so that `is_exact` is false: an object may have been
-    changed before by commits of which nothing is left.
+    With a history each commit's own changes are known.  Without one, or when a pack
+    was faster, only the last change of each object is: it may have been changed before
+    by commits of which nothing, or not all, is left.
     """
 
     def __init__(self, keeps_history):
-        self.is_exact = self.keeps_history = keeps_history
+        self.keeps_history = keeps_history
 
     def since(self, storage, tid):
-        """Return {tid: oids} of the commits after `tid` (bytes), in their order.
+        """Return the commits after `tid` (bytes): {tid: oids}, and whether that is exact.
 
         Raises what the database's driver raises.
         """
@@ -38,19 +38,23 @@ class RelStorageChanges:
         number = u64(tid)
         if self.keeps_history:
             query = (
-                f"SELECT tid, zoid FROM object_state WHERE tid > {number} UNION ALL "
-                f"SELECT tid, NULL FROM transaction WHERE tid > {number} ORDER BY 1"
+                "SELECT tid, zoid, FALSE FROM object_state "
+                f"WHERE tid > {number} UNION ALL "
+                "SELECT tid, NULL, packed FROM transaction "
+                f"WHERE tid > {number} ORDER BY 1"
             )
         else:
             query = (
-                f"SELECT tid, zoid FROM object_state WHERE tid > {number} ORDER BY 1"
+                f"SELECT tid, zoid, TRUE FROM object_state WHERE tid > {number} "
+                "ORDER BY 1"
             )
-        commits = {}
-        for found, oid in _query(storage, query):
+        commits, is_exact = {}, True
+        for found, oid, is_packed in _query(storage, query):
+            is_exact = is_exact and not is_packed
             oids = commits.setdefault(p64(found), [])
             if oid is not None:
                 oids.append(p64(oid))
-        return commits
+        return commits, is_exact
 
     def oids_since(self, storage, tid, limit):
         """Return the oids that have changed after `tid`, None if there are more
@@ -75,7 +79,6 @@ class PolledChanges:
     They tell which objects have changed, and not which commit did it.
     """
 
-    is_exact = False
     keeps_history = True
 
     def __init__(self):
@@ -88,10 +91,10 @@ class PolledChanges:
         oids = storage.poll_invalidations()
         last = storage.lastTransaction()
         if last <= tid:
-            return {}
+            return {}, True
         if oids is None or is_first:
-            return None
-        return {last: list(oids)}
+            return None, False
+        return {last: list(oids)}, False
 
     def oids_since(self, storage, tid, limit):
         return None

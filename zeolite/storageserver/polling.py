@@ -154,11 +154,11 @@ class Feed:
                 self._started += 1
                 number = self._started
             try:
-                commits = self._ask()
+                found = self._ask()
             except Exception as error:
                 self._failed(error)
             else:
-                self._succeeded(commits, number)
+                self._succeeded(*found, number)
             with self._condition:
                 self._done = number
                 self._condition.notify_all()
@@ -193,7 +193,7 @@ class Feed:
         if instance is not None:
             instance.release()
 
-    def _succeeded(self, commits, number):
+    def _succeeded(self, commits, is_exact, number):
         if self._error is not None:
             logger.info("storage %s: its database can be polled again", self._name)
         self._error = None
@@ -203,7 +203,7 @@ class Feed:
         if commits is None:
             self._forget(own)
             return
-        entries = self._entries(commits, own)
+        entries = self._entries(commits, is_exact, own)
         if entries:
             self._known = max(self._known, *(e.tid for e in entries))
             self._log.put(entries)
@@ -227,28 +227,37 @@ class Feed:
                 del self._own[tid]
             return seen
 
-    def _entries(self, commits, own):
+    def _entries(self, commits, is_exact, own):
         """Return the entries for the log, in their order."""
-        entries = [
-            Entry(tid, oids, None)
-            for tid, oids in commits.items()
-            if tid not in own and tid > self._known
-        ]
-        if not self._changes.is_exact:
-            # Which commit was the first to change them is not known: what clients
-            # have of them is not to be used for anything after what they know.
-            first = p64(u64(self._known) + 1)
-            oids = _foreign(commits, own)
-            if oids and first < min([*commits, *own]):
-                entries.append(Entry(first, oids, None))
         for tid, entry in own.items():
             if not entry.oids and tid not in commits:
                 # It has left no trace in the database, so other servers will not
                 # know its tid either: to the client it was the commit before.
                 entry.tid = max([self._known, *(t for t in commits if t < tid)])
                 entry.oids = None
+        if is_exact:
+            foreign = commits.items()
+        else:
+            foreign = self._vague(commits, own)
+        entries = [Entry(tid, oids, None) for tid, oids in foreign if tid not in own]
         entries += own.values()
         return sorted(entries, key=lambda entry: (entry.tid, entry.void))
+
+    def _vague(self, commits, own):
+        """Yield (tid, oids) where it is not known which commit changed what.
+
+        No client may come to stand between commits of others: what it has cached may
+        have been changed there, too.  It goes from what it knows to what there is now,
+        and at a commit of this server it has nothing of what others have changed.
+        """
+        oids = _foreign(commits, own)
+        if not oids:
+            return
+        after = {p64(u64(self._known) + 1), max(commits)}
+        after.update(p64(u64(entry.tid) - 1) for entry in own.values())
+        for tid in sorted(after):
+            if tid > self._known:
+                yield tid, oids
 
     def _forget(self, own):
         """Something was committed, and it cannot be known what."""
