@@ -9,15 +9,18 @@ end of stdin it writes what it has found, as JSON.
 """
 
 import collections
+import contextlib
+import functools
 import json
 import logging
 import sys
 
+import transaction
 import ZODB.config
 
 import zeolite
 from tests.support.accounts import Number, Worker, set_up, wrong_in_cache
-from zeolite.errors import CommitInDoubt
+from zeolite.errors import ClientDisconnected, CommitInDoubt
 
 
 def set_up_all(db, workers):
@@ -45,8 +48,20 @@ class PairWorker(Worker):
             super()._transact(connection)
 
 
+class Manager(transaction.TransactionManager):
+    """One whose transactions can be ended when the database is gone."""
+
+    def abort(self):
+        with contextlib.suppress(Exception):
+            super().abort()
+
+
 class PlainWorker(PairWorker):
     """One to whom the database's own errors come."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._manager = Manager()
 
     def _transact(self, connection):
         try:
@@ -54,6 +69,13 @@ class PlainWorker(PairWorker):
         except Exception as error:
             # It may have been in the middle of a commit, whatever the error is.
             raise CommitInDoubt(repr(error)) from error
+
+
+def open_connection(open, manager):
+    try:
+        return open(manager)
+    except Exception as error:
+        raise ClientDisconnected(repr(error)) from error
 
 
 def main(first, number, seed, kind, *where):
@@ -67,6 +89,7 @@ def main(first, number, seed, kind, *where):
         with open(where[0]) as file:
             db = ZODB.DB(ZODB.config.storageFromFile(file))
         db.storage.ping = lambda: None
+        db.open = functools.partial(open_connection, db.open)
         class_ = PlainWorker
     workers = [class_(db, first + n, seed + n) for n in range(number)]
     for worker in workers:

@@ -62,6 +62,14 @@ def start(*args):
     )
 
 
+def read_until(process, beginning):
+    """Return the next line that begins so: RelStorage writes to stdout as well."""
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return line
+    raise AssertionError("a process has ended too early")
+
+
 def storm(database, directory, seconds, seed, restarts):
     chance = random.Random(seed)
     section = directory / "plain.conf"
@@ -81,7 +89,7 @@ def storm(database, directory, seconds, seed, restarts):
             processes.append(start(first, WORKERS, seed + first, *where))
         begin = time.monotonic()
         due = [begin + seconds * (n + 1) / (restarts + 1) for n in range(restarts)]
-        while time.monotonic() < begin + seconds:
+        while due or time.monotonic() < begin + seconds:
             time.sleep(chance.uniform(0.2, 1.5))
             if due and time.monotonic() > due[0]:
                 due.pop(0)
@@ -94,11 +102,11 @@ def storm(database, directory, seconds, seed, restarts):
             process.stdin.write("stop\n")
             process.stdin.flush()
         for process in processes:
-            assert process.stdout.readline() == "stopped\n"
+            read_until(process, "stopped")
         done, problems = {}, []
         for process in processes:
             process.stdin.close()
-            found = json.loads(process.stdout.readline())
+            found = json.loads(read_until(process, "{"))
             problems += found["problems"]
             happened.update(found["counts"])
             done.update({int(number): n for number, n in found["done"].items()})
@@ -112,11 +120,11 @@ def storm(database, directory, seconds, seed, restarts):
                 process.stdin.close()
         servers.close()
     print(f"\n{seconds} s, seed {seed}: {dict(happened)}")
-    assert problems == []
     db = ZODB.DB(database.storage())
     connection = db.open()
+    assert problems == [], problems[:4]
     root = connection.root()
-    assert total(root) == TOTAL
+    assert total(root) == TOTAL, total(root)
     assert root["left"].value == root["right"].value
     assert counters(root, len(done)) == [done[number] for number in sorted(done)]
     connection.close()

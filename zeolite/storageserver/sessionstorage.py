@@ -9,7 +9,7 @@ import logging
 
 import zope.interface
 from ZODB.POSException import POSKeyError, StorageError, Unsupported
-from ZODB.utils import maxtid
+from ZODB.utils import maxtid, p64, u64
 
 from ..wire.channel import ConnectionLost
 from .instances import Instance, keeps
@@ -18,7 +18,7 @@ from .storageerrors import comes_of_trouble, describe, translated
 logger = logging.getLogger(__name__)
 
 #: Methods that read, and do not say anything about how.
-_READING = ("loadSerial", "getTid", "undoLog", "undoInfo", "openCommittedBlobFile")
+_READING = ("loadSerial", "undoLog", "undoInfo", "openCommittedBlobFile")
 
 #: Methods of a transaction that has begun.
 _WRITING = (
@@ -58,6 +58,9 @@ class SessionStorage:
 
     def loadBefore(self, oid, tid):
         return self._served.instances.use(self._delivery.tid, _load_before, oid, tid)
+
+    def getTid(self, oid):
+        return self._served.instances.use(self._delivery.tid, _get_tid, oid)
 
     def history(self, oid, size=1):
         return self._read("history", oid, size=size)
@@ -102,21 +105,27 @@ class SessionStorage:
         self._served.committer.abort(metadata)
 
 
+#: Later than all commits, and not what RelStorage answers from its cache.
+_NOW = p64(u64(maxtid) - 1)
+
+
 def _load_before(storage, oid, tid):
-    try:
-        found = storage.loadBefore(oid, maxtid)
-    except POSKeyError:
-        # There is none now, but there may have been one.
-        if tid == maxtid:
-            raise
-    else:
-        # Most often the current revision is meant.  To ask for that is cheap.
-        if found is not None and found[1] < tid:
-            return found[0], found[1], None
-    found = storage.loadBefore(oid, tid)
+    """Ask the database itself.
+
+    The cache that instances of RelStorage share was seen to have revisions that were
+    not current any more, where several servers wrote to the database.
+    """
+    found = storage.loadBefore(oid, min(tid, _NOW))
     if found is not None and found[0] is None:
         raise POSKeyError(oid)  # Its creation was undone.
     return found
+
+
+def _get_tid(storage, oid):
+    found = _load_before(storage, oid, maxtid)
+    if found is None:
+        raise POSKeyError(oid)
+    return found[1]
 
 
 class Committer:
