@@ -20,7 +20,6 @@ from ZODB.tests import (
     TransactionalUndoStorage,
     testMVCCMappingStorage,
 )
-from ZODB.utils import u64
 
 from tests.conformance.suite import WITHOUT_RACES, ConformanceTest
 from tests.support import postgres
@@ -77,17 +76,8 @@ class TestWithHistory(
     testUndoMultipleConflictResolutionReversed = None
     testTransactionalUndoIterator = None
     # Revisions that are packed away are still in RelStorage's cache.
-    testPackAllRevisions = testPackJustOldRevisions = None
+    testPackAllRevisions = testPackJustOldRevisions = testPackOnlyOneObject = None
     testPackUndoLog = None  # It takes the time between two commits here.
-
-    def pack_to_the_last_commit(self, test):
-        pack = self._storage.pack
-        last = self._storage.lastTransaction
-        self._storage.pack = lambda when, *args, **kw: pack(u64(last()), *args, **kw)
-        test()
-
-    def testPackOnlyOneObject(self):
-        self.pack_to_the_last_commit(super().testPackOnlyOneObject)
 
 
 class TestWithoutHistory(Suites):
