@@ -1,21 +1,31 @@
 """Zeolite's packaging."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 here = pathlib.Path(__file__).parent
+code = (here / "zeolite" / "__init__.py").read_text(encoding="utf-8")
 
 setup(
     name="zeolite",
-    version="0.1.dev0",
+    version=re.search('__version__ = "(.*)"', code)[1],
     description="A fast, safe client-server database server for ZODB",
     long_description=(here / "README.txt").read_text(encoding="utf-8"),
     long_description_content_type="text/plain",
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["zeolite", "zeolite.*"]),
-    package_data={"zeolite": ["*.xml"]},
+    package_data={
+        "zeolite": ["*.xml", "py.typed"],
+        "zeolite.as_zeo": ["*.xml"],
+        "zeolite.monitor": ["*.html"],
+    },
+    entry_points={
+        "console_scripts": ["zeolite = zeolite.__main__:main"],
+        "zodburi.resolvers": ["zeolite = zeolite.uri:resolve"],
+    },
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
         "relstorage": ["RelStorage >= 4.1", "psycopg2-binary"],
@@ -25,13 +35,20 @@ setup(
             "hypothesis",
             "manuel",
             "msgpack",
+            "mypy",
+            "prometheus-client",
             "psutil",
             "psycopg2-binary",
+            "pyramid_zodbconn",
             "pytest",
             "pytest-timeout",
             "ruff",
+            "selenium",
+            "supervisor",
             "trustme",
             "zc.zlibstorage",
+            "zdaemon",
+            "zodburi",
             "zope.testing",
         ],
         "bench": [

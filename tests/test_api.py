@@ -1,15 +1,22 @@
 """`zeolite.server`, `client`, `DB` and `connection`, as scripts use them."""
 
+import dataclasses
+import os
+import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 import transaction
 import ZODB.interfaces
+from ZODB.FileStorage import FileStorage
 
 import zeolite
 from tests.support.processes import free_port
+from zeolite.config import server_settings
 from zeolite.errors import ClientDisconnected, ConfigurationError
+from zeolite.storageserver.options import ServerOptions
 
 
 @pytest.fixture
@@ -139,6 +146,84 @@ def test_server_settings(serve, conf):
     storage = zeolite.client(address, read_only=True)
     assert storage.isReadOnly()
     storage.close()
+
+
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("allow_pack", "Writers", "writers"),
+        ("unix_socket_mode", "0660", 0o660),
+        ("unix_socket_mode", "660", 0o660),
+        ("handshake_timeout", "2.5", 2.5),
+        ("client_timeout", "90", 90),
+        ("max_register_size", "8KB", 8192),
+        ("max_message_size", "1GB", 2**30),
+        ("max_connections", "7", 7),
+        ("max_connections_per_address", "0", 0),
+        ("max_transactions", "2", 2),
+        ("max_transaction_size", "10GB", 10 * 2**30),
+        ("idle_transaction_timeout", "0", 0),
+        ("max_iterators", "5", 5),
+        ("max_background_calls", "4", 4),
+    ],
+)
+def test_each_limit_is_a_key(key, text, value):
+    options, _ = server_settings({key: text})
+    assert getattr(options, key) == value
+    assert options == dataclasses.replace(ServerOptions(), **{key: value})
+
+
+def test_defaults_of_the_keys_are_those_of_the_options():
+    assert server_settings("read-only false\n")[0] == ServerOptions()
+
+
+def test_all_options_are_keys_that_the_documents_have():
+    root = pathlib.Path(zeolite.__file__).parent.parent
+    example = (root / "zeolite.conf.example").read_text()
+    readme = (root / "README.txt").read_text()
+    for field in dataclasses.fields(ServerOptions):
+        key = field.name.replace("_", "-")
+        assert re.search(rf"^  # {key} ", example, re.MULTILINE), key
+        assert re.search(rf"^{key}\b.* \(", readme, re.MULTILINE), key
+
+
+@pytest.mark.parametrize(
+    "key, text",
+    [
+        ("allow_pack", "some"),
+        ("unix_socket_mode", "rw-rw----"),
+        ("unix_socket_mode", "0999"),
+        ("unix_socket_mode", "1777"),
+        ("unix_socket_mode", "-1"),
+        ("handshake_timeout", "0"),
+        ("client_timeout", "1e9"),
+        ("max_register_size", "10"),
+        ("max_message_size", "64KB"),
+        ("max_message_size", "4096MB"),
+        ("max_connections", "-1"),
+        ("max_transactions", "0"),
+        ("max_transaction_size", "-1"),
+        ("idle_transaction_timeout", "-1"),
+        ("max_iterators", "0"),
+        ("max_background_calls", "none"),
+    ],
+)
+def test_limits_that_cannot_work(key, text):
+    with pytest.raises(ConfigurationError, match=f"{text}|invalid literal"):
+        zeolite.server(zeo_conf={key: text})
+
+
+def test_settings_may_open_a_unix_socket_to_others(serve, tmp_path):
+    path = str(tmp_path / "socket")
+    address = serve(port=path, zeo_conf={"unix_socket_mode": "0666"})
+    assert os.stat(path).st_mode & 0o777 == 0o666
+    store(address, x=1)
+
+
+def test_mode_without_a_unix_socket_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="unix-socket-mode is for a Unix"):
+        zeolite.server(str(tmp_path / "Data.fs"), zeo_conf={"unix_socket_mode": "0660"})
+    FileStorage(str(tmp_path / "Data.fs")).close()  # It is not locked.
 
 
 @pytest.mark.parametrize(
@@ -309,43 +394,3 @@ def test_clientstorage_section_with_blobs(tmp_path, serve):
     storage.close()
     with pytest.raises(ConfigurationError, match="from 0 to 99"):
         ZODB.config.storageFromString(section % 100)
-
-
-def test_vendored_copy_works(tmp_path, serve):
-    """The folder, copied into another package, with one line changed."""
-    import pathlib
-    import shutil
-
-    package = tmp_path / "app" / "vendor" / "zeolite"
-    shutil.copytree(pathlib.Path(zeolite.__file__).parent, package)
-    for directory in (tmp_path / "app", tmp_path / "app" / "vendor"):
-        (directory / "__init__.py").touch()
-    component = package / "component.xml"
-    text = component.read_text()
-    changed = text.replace('prefix="zeolite"', 'prefix="app.vendor.zeolite"')
-    assert changed != text
-    component.write_text(changed)
-    script = """
-import sys
-import transaction, ZODB.config
-from app.vendor import zeolite
-address, stop = zeolite.server(zeo_conf={"read-only": "false"})
-connection = zeolite.connection(address)
-connection.root()["x"] = 1
-transaction.commit()
-connection.close()
-db = ZODB.config.databaseFromString(
-    "%import app.vendor.zeolite\\n<zodb>\\n<clientstorage>\\n"
-    f"server {address[1]}\\n</clientstorage>\\n</zodb>\\n"
-)
-with db.transaction() as connection:
-    print(connection.root()["x"])
-db.close()
-stop()
-assert not [name for name in sys.modules if name.split(".")[0] == "zeolite"]
-"""
-    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    output = subprocess.check_output(
-        [sys.executable, "-c", script], text=True, cwd=tmp_path, env=environment
-    )
-    assert output == "1\n"

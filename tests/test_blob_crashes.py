@@ -156,7 +156,7 @@ class TestKills:
         killed = []
 
         def progress(kind, oid, done, total):
-            if done >= 5 * 64 * 1024 and not killed:
+            if done >= MB and not killed:
                 killed.append(server.uploads())
                 server.kill()
 

@@ -63,7 +63,7 @@ def test_serves_until_a_signal(tmp_path, write, number):
         with running("-C", "zeolite.conf", cwd=tmp_path) as server:
             assert store_and_read(server.address()) == value
             assert server.kill(number) == 0
-            assert not any("Traceback" in line for line in server.lines)
+            assert not any("ERROR" in line for line in server.lines)
 
 
 def test_impatient_signals(tmp_path):
@@ -115,6 +115,42 @@ def test_ad_hoc_port_is_on_loopback(tmp_path):
         assert server.address()[0] == "127.0.0.1"
 
 
+def test_all_interfaces_without_tls_are_warned_of(tmp_path, write):
+    write("<zeolite>\naddress 0\n</zeolite>\n<mappingstorage/>\n")
+    with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+        server.address()
+        line = server.wait_for("whoever reaches port .*").string
+        assert "set address to 127.0.0.1:" in line
+        assert "add an ssl section with authenticate" in line
+        assert server.kill() == 0
+
+
+def test_mode_without_a_unix_socket(tmp_path, write):
+    write(
+        "<zeolite>\naddress 127.0.0.1:0\nunix-socket-mode 0660\n</zeolite>\n"
+        "<filestorage>\npath Data.fs\n</filestorage>\n"
+    )
+    with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+        assert server.wait() == 2
+    (line,) = server.lines
+    assert "unix-socket-mode is for a Unix socket" in line
+
+
+def test_server_allows_itself_more_open_files(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 512:
+        pytest.skip("there are few")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+            server.address()
+            now, _ = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert now >= 512
+
+
 def test_unix_socket(tmp_path):
     with running("-a", "./socket", "-f", "Data.fs", cwd=tmp_path) as server:
         server.wait_for(r"serving .* at \./socket$")
@@ -134,14 +170,89 @@ def test_help(capfd):
 
 def test_options_that_do_not_go_together(tmp_path):
     for arguments in (["-a", "1"], ["-f", "x"], ["-C", "x", "-t", "5"], ["-t", "5"]):
-        result = subprocess.run(
-            [sys.executable, "-m", "zeolite", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
+        assert "see python -m zeolite -h" in fails(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--port", "1"], "unrecognized arguments: --port 1; see python -m zeolite -h"),
+        (["-C"], "argument -C/--configuration: expected one argument"),
+        (["bake"], "no subcommand 'bake', only "),
+        (["cache", "--what"], "--?what.*; see python -m zeolite cache -h|required"),
+    ],
+)
+def test_arguments_that_make_no_sense(tmp_path, arguments, words):
+    assert re.search(words, fails(tmp_path, *arguments))
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as status:
+        from zeolite.__main__ import main
+
+        main(["--version"])
+    assert status.value.code == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"Zeolite \S+ \(ZODB \S+, Python \S+\)\n", said)
+    assert f" {zeolite.__version__} " in said
+
+
+class TestIncludedFiles:
+    @pytest.mark.parametrize(
+        "included, line, words",
+        [
+            ("<mappingstorage>\nnam x\n</mappingstorage>", 2, "nam"),
+            ("\n<filestorage>\npath no/x\n</filestorage>", 3, "no/x"),
+            ("\n<filestorage>\npath .\n</filestorage>", 2, "cannot be opened"),
+            ("<cake>\n</cake>", 1, "cake"),
+            ("<mappingstorage>\n</filestorage>", 2, "unbalanced"),
+            ("<filestorage>\npath $no\n</filestorage>", 2, "no"),
+        ],
+    )
+    def test_mistakes_in_it_are_told_with_its_name(
+        self, tmp_path, write, included, line, words
+    ):
+        write(FILE[: FILE.index("<file")] + "%include storages.conf\n")
+        write(included + "\n", "storages.conf")
+        said = fails(tmp_path)
+        where = re.escape(f"{tmp_path}/storages.conf, line {line}: ")
+        assert re.search(f"{where}.*{words}", said), said
+
+    def test_one_that_is_not_there(self, tmp_path, write):
+        write(FILE + "%include other.conf\n")
+        said = fails(tmp_path)
+        assert re.search(r"zeolite\.conf, line 7: .*other\.conf", said), said
+
+    def test_a_nested_one(self, tmp_path, write):
+        write(FILE + "%include a.conf\n")
+        write("# nothing\n%include b.conf\n", "a.conf")
+        write("<eventlog>\n<logfile>\npath no/log\n</logfile>\n</eventlog>\n", "b.conf")
+        assert f"{tmp_path}/b.conf, line 2: the log cannot" in fails(tmp_path)
+
+    def test_what_is_right_is_served(self, tmp_path, write):
+        write("%define name main\n" + FILE.replace("<file", "%include more\n<file"))
+        write("<filestorage main>\npath $name.fs\n</filestorage>\n", "more")
+        with running(cwd=tmp_path) as server:
+            assert server.wait_for("serving storage main, storage 1 at")
+        assert (tmp_path / "main.fs").exists()
+
+
+@pytest.mark.parametrize("line", ["", "%import zeolite", "%import ZEO"])
+def test_a_server_on_another_server(tmp_path, write, line):
+    """Its storage is a client storage; its own and the client's ssl are two."""
+    (tmp_path / "upstream").mkdir()
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path / "upstream") as upstream:
+        port = upstream.address()[1]
+        write(
+            f"{line}\n<zeolite>\naddress 127.0.0.1:0\n</zeolite>\n"
+            f"<clientstorage main>\nserver {port}\nwait-timeout 5\n</clientstorage>\n"
         )
-        assert result.returncode == 2
-        assert "Traceback" not in result.stderr
+        with running(cwd=tmp_path) as server:
+            db = zeolite.DB(server.address(), storage="main")
+            with db.transaction() as connection:
+                connection.root()["x"] = 1
+            db.close()
+        assert store_and_read(("127.0.0.1", port)) == 2
 
 
 @pytest.mark.parametrize(
@@ -168,7 +279,21 @@ def test_options_that_do_not_go_together(tmp_path):
         (FILE + "<cake>\n</cake>\n", 7, "cake"),
         (FILE.replace("Data.fs", "none/Data.fs"), 5, "none/Data.fs"),
         (FILE.replace("Data.fs", "zeolite.conf"), 4, "storage '1' cannot be opened"),
-        (FILE.replace("</zeolite>", "pid-filename no/pid\n</zeolite>"), 3, "pid"),
+        (FILE.replace("</zeolite>", "slow-call -1\n</zeolite>"), 3, "-1"),
+        (FILE.replace("</zeolite>", "waiting-warning -1\n</zeolite>"), 3, "-1"),
+        (
+            FILE.replace("</zeolite>", "<ssl>\n</ssl>\n</zeolite>"),
+            3,
+            "the ssl section of a server needs a certificate",
+        ),
+        (
+            FILE.replace(
+                "</zeolite>",
+                "<ssl>\ncertificate x\nserver-hostname y\n</ssl>\n</zeolite>",
+            ),
+            3,
+            "for the ssl section of a client",
+        ),
         (FILE.replace("</zeolite>", "invalidation-age -5\n</zeolite>"), 3, "-5"),
         (
             FILE + "<eventlog>\n<logfile>\npath no/log\n</logfile>\n</eventlog>\n",

@@ -8,7 +8,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import maxtid, p64
 
-from tests.clientstorage.test_order import Database
+from tests.clientstorage.talking import Database
 from tests.support.blocking import BlockingStorage
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until

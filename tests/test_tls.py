@@ -57,8 +57,7 @@ def said(caplog):
     caplog.set_level(logging.INFO)
 
     def said(pattern):
-        wait_until(lambda: re.search(pattern, caplog.text))
-        return re.search(pattern, caplog.text)
+        return wait_until(lambda: re.search(pattern, caplog.text))
 
     return said
 

@@ -7,14 +7,52 @@ An address is a port (int) on 127.0.0.1, a pair of host and port, the path (str)
 of a Unix socket, or a list of these.
 """
 
-import ZODB
+from __future__ import annotations
 
+import inspect
+import os
+import ssl as ssl_module
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import ZODB
+from ZODB.Connection import Connection
+
+from .clientstorage.addresses import Address
 from .clientstorage.storage import ClientStorage
 
-__all__ = ["DB", "ClientStorage", "client", "connection", "install_as_ZEO", "server"]
+__version__ = "0.1.dev0"
+
+__all__ = [
+    "DB",
+    "Address",
+    "ClientStorage",
+    "client",
+    "connection",
+    "install_as_ZEO",
+    "server",
+]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-def client(addr, *args, **kwargs):
+def _takes(
+    other: Callable[_P, object],
+) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
+    """Have a function shown, by `help` and by editors, with another's arguments."""
+
+    def show(function: Callable[..., _T]) -> Callable[_P, _T]:
+        result = inspect.signature(function).return_annotation
+        shown = inspect.signature(other).replace(return_annotation=result)
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
+
+    return show
+
+
+@_takes(ClientStorage)
+def client(addr: Address, *args: Any, **kwargs: Any) -> ClientStorage:
     """Return a `ClientStorage` for the server at `addr`.
 
     The arguments are those of `ClientStorage`, which tells what it raises.
@@ -22,7 +60,8 @@ def client(addr, *args, **kwargs):
     return ClientStorage(addr, *args, **kwargs)
 
 
-def DB(addr, *args, **kwargs):
+@_takes(ClientStorage)
+def DB(addr: Address, *args: Any, **kwargs: Any) -> ZODB.DB:
     """Return a `ZODB.DB` on a client storage for the server at `addr`.
 
     The arguments are those of `ClientStorage`.
@@ -35,7 +74,8 @@ def DB(addr, *args, **kwargs):
         raise
 
 
-def connection(addr, *args, **kwargs):
+@_takes(ClientStorage)
+def connection(addr: Address, *args: Any, **kwargs: Any) -> Connection:
     """Return an open connection to the database at `addr`.
 
     Closing it closes the database, too.  The arguments are those of
@@ -45,17 +85,19 @@ def connection(addr, *args, **kwargs):
 
 
 def server(
-    path=None,
-    blob_dir=None,
-    storage_conf=None,
-    zeo_conf=None,
-    port=0,
-    host="127.0.0.1",
-    ssl=None,
-):
+    path: str | os.PathLike[str] | None = None,
+    blob_dir: str | os.PathLike[str] | None = None,
+    storage_conf: str | None = None,
+    zeo_conf: Mapping[str, object] | str | None = None,
+    port: int | str = 0,
+    host: str = "127.0.0.1",
+    ssl: ssl_module.SSLContext | None = None,
+    monitor_address: int | str | tuple[str, int] | None = None,
+) -> tuple[tuple[str, int] | Any, Callable[[], None]]:
     """Serve a storage in this process; return (address, stop).
 
-    `address` is for `client`, `DB` and `connection`; `stop()` ends the server
+    `address` is a pair of host and port, or the path of a Unix socket, for `client`,
+    `DB` and `connection`; `stop()` ends the server
     and closes the storage.  The arguments:
 
     path
@@ -76,6 +118,10 @@ def server(
     ssl
         An `ssl.SSLContext` for the server's side of TLS.  Without it there is no
         encryption.
+    monitor_address
+        Where to tell how the server is, over HTTP: a port (int) on 127.0.0.1, a pair
+        of host and port, or text as in a configuration.  With port 0 the log has the
+        real one.  Without it there is no such server.
 
     Raises `zeolite.errors.ConfigurationError` for settings that cannot work, and
     whatever opening the storage or the address raises.
@@ -84,6 +130,8 @@ def server(
     from .storageserver.server import StorageServer
 
     options, settings = config.server_settings(zeo_conf)
+    if monitor_address is not None:
+        options = config.with_monitor(options, monitor_address)
     tls = config.server_context(ssl, settings)
     storage = config.open_storage(path, blob_dir, storage_conf)
     try:
@@ -100,7 +148,7 @@ def server(
     return running.address, running.stop
 
 
-def install_as_ZEO():
+def install_as_ZEO() -> None:
     """Have `import ZEO` find Zeolite from now on, in this process.
 
     For ZODB's `<zeoclient>` section and other code that imports ZEO by name.

@@ -4,10 +4,13 @@ With the name of a subcommand first, it does something else: see `commands`.
 """
 
 import argparse
+import importlib.metadata
 import pathlib
+import platform
 import sys
 
-from . import commands, config
+from . import __version__, commands, config, standin
+from .arguments import Parser
 from .errors import ConfigurationError
 from .storageserver import process
 
@@ -24,10 +27,11 @@ directory by default, or an address and a file storage do.
 def main(argv=None):
     """Run the command with `argv` (list of str); return the exit status (int)."""
     argv = sys.argv[1:] if argv is None else argv
+    standin.install_where_missing()  # For <zeoclient> in a file.
     if argv and argv[0] in commands.NAMES:
         return commands.main(argv[0], argv[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m zeolite",
+    parser = Parser(
+        prog=commands.program(),
         usage="%(prog)s [options], or %(prog)s SUBCOMMAND ...",
         description=_DESCRIPTION,
         epilog=commands.summary(),
@@ -48,17 +52,23 @@ def main(argv=None):
         metavar="SECONDS",
         help="how long a transaction may take to commit (default: 30)",
     )
+    parser.add_argument("--version", action="version", version=_versions())
     if argv and not argv[0].startswith("-"):
         parser.error(
             f"there is no subcommand {argv[0]!r}, only {', '.join(commands.NAMES)}"
         )
     arguments = parser.parse_args(argv)
     try:
-        process.serve(_configuration(parser, arguments))
+        return process.serve(_configuration(parser, arguments))
     except ConfigurationError as error:
         print(f"zeolite: {error}", file=sys.stderr)
         return 2
-    return 0
+
+
+def _versions():
+    """Return what to say in a report of an error."""
+    zodb = importlib.metadata.version("ZODB")
+    return f"Zeolite {__version__} (ZODB {zodb}, Python {platform.python_version()})"
 
 
 def _configuration(parser, arguments):

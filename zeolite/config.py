@@ -5,10 +5,16 @@ The datatypes named in `schema.xml` (a server's file) and `component.xml` (the
 adds the file and the line.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import io
+import os
 import pathlib
 import re
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 import ZConfig
 import ZODB.config
@@ -16,10 +22,15 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from .clientstorage.storage import ClientStorage
+from .configloader import Loader, Place
 from .errors import ConfigurationError
 from .storageserver.options import ServerOptions
 from .wire.channel import MOST_KEEP_ALIVE
+from .wire.frames import LARGEST
 from .wire.tlssettings import TLSSettings
+
+#: Seconds; a little more than this the system does not take.
+_LONGEST_WAIT = 1_000_000
 
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
@@ -28,7 +39,7 @@ COMMAND_LINE = "the command line"
 # Datatypes.
 
 
-def listen_address(text):
+def listen_address(text: str) -> tuple[str, int] | str:
     """The address of a server: a pair of host and port, or a path.
 
     Without a host, the port is one of all interfaces, as ZEO has it.
@@ -36,12 +47,23 @@ def listen_address(text):
     return _address(text, default_host="", lowest=0)
 
 
-def client_address(text):
+def monitor_address(text: str) -> tuple[str, int]:
+    """The address of a server's monitor: a pair of host and port.
+
+    Without a host, the port is one of this machine only.
+    """
+    address = _address(text, default_host="127.0.0.1", lowest=0)
+    if isinstance(address, str):
+        raise ValueError(f"{text!r} is a path; write HOST:PORT or PORT")
+    return address
+
+
+def client_address(text: str) -> tuple[str, int] | str:
     """The address that a client connects to: a pair of host and port, or a path."""
     return _address(text, default_host="127.0.0.1", lowest=1)
 
 
-def _address(text, default_host, lowest):
+def _address(text: str, default_host: str, lowest: int) -> tuple[str, int] | str:
     if "/" in text:
         return text
     host, _, port = text.rpartition(":")
@@ -57,7 +79,7 @@ def _address(text, default_host, lowest):
     return host or default_host, int(port)
 
 
-def positive(text):
+def positive(text: str) -> int:
     """An int greater than zero."""
     number = int(text)
     if number < 1:
@@ -65,7 +87,15 @@ def positive(text):
     return number
 
 
-def seconds(text):
+def not_negative(text: str) -> int:
+    """An int, zero or greater."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{text!r} is less than 0")
+    return number
+
+
+def seconds(text: str) -> float:
     """A float that is not negative."""
     number = float(text)
     if not 0 <= number < float("inf"):
@@ -73,7 +103,7 @@ def seconds(text):
     return number
 
 
-def cache_size(text):
+def cache_size(text: str) -> int:
     """The size of a client's cache in bytes, an int greater than zero."""
     number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
     if number < 1:
@@ -81,7 +111,67 @@ def cache_size(text):
     return number
 
 
-def refuse_msgpack(text):
+def timeout(text: str) -> float:
+    """Seconds that the system takes for a wait, greater than zero."""
+    number = delay(text)
+    if number > _LONGEST_WAIT:
+        raise ValueError(f"{text!r} is more than {_LONGEST_WAIT} seconds")
+    return number
+
+
+def number(text: str) -> int:
+    """An int that is not negative; 0 is for no limit."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{text!r} is negative; write 0 for no limit")
+    return number
+
+
+def size(text: str) -> int:
+    """Bytes, not negative; 0 is for no limit."""
+    number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
+    if number < 0:
+        raise ValueError(f"{text!r} is negative; write 0 for no limit")
+    return number
+
+
+def register_size(text: str) -> int:
+    """Bytes that a message may have before its sender has registered."""
+    return _message_size(text, 1024, "1KB")
+
+
+def message_size(text: str) -> int:
+    """Bytes that a message may have.  Pieces of blobs have to fit."""
+    return _message_size(text, 1024 * 1024, "1MB")
+
+
+def _message_size(text, least, least_text):
+    number = size(text)
+    if not least <= number <= LARGEST:
+        raise ValueError(f"{text!r} is not between {least_text} and 4095MB")
+    return number
+
+
+def file_mode(text: str) -> int:
+    """The mode of a file, an int; the text is octal."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"{text!r} is no mode of a file; write it like 0660")
+    return mode
+
+
+def allow_pack(text: str) -> str:
+    """Who may pack: a word."""
+    word = text.lower()
+    if word not in ("all", "writers", "none"):
+        raise ValueError(f"{text!r} is none of all, writers and none")
+    return word
+
+
+def refuse_msgpack(text: str) -> bool:
     """False; there is nothing else to choose."""
     if ZConfig.datatypes.asBoolean(text):
         raise ValueError(
@@ -90,13 +180,13 @@ def refuse_msgpack(text):
     return False
 
 
-def tls_settings(section):
+def tls_settings(section: Any) -> TLSSettings:
     """The `TLSSettings` of an `<ssl>` section, a server's or a client's."""
     names = section.getSectionAttributes()
     return TLSSettings(**{name: getattr(section, name) for name in names})
 
 
-def delay(text):
+def delay(text: str) -> float:
     """A float, greater than zero."""
     number = seconds(text)
     if not number:
@@ -104,7 +194,7 @@ def delay(text):
     return number
 
 
-def keep_alive(text):
+def keep_alive(text: str) -> float:
     """Seconds that the system takes for TCP's keep-alive."""
     number = seconds(text)
     if number > MOST_KEEP_ALIVE:
@@ -112,30 +202,40 @@ def keep_alive(text):
     return number
 
 
+#: The keys of a `<zeolite>` section that are a `ServerOptions`.
+_OPTIONS = [field.name for field in dataclasses.fields(ServerOptions)]
+
+
 class ServerSection:
     """A `<zeolite>` or `<zeo>` section."""
 
     def __init__(self, section):
+        #: All keys as ZConfig has them, for `python -m zeolite check`.
+        self.values = section
         self.address = section.address
         self.pid_filename = section.pid_filename
         #: A `TLSSettings`, or None for no encryption.
         self.tls = section.ssl
         self.options = ServerOptions(
-            read_only=section.read_only,
-            invalidation_queue_size=section.invalidation_queue_size,
-            invalidation_age=section.invalidation_age,
-            transaction_timeout=section.transaction_timeout,
-            client_conflict_resolution=section.client_conflict_resolution,
-            keep_alive=section.keep_alive,
-            storage_instances=section.storage_instances,
-            poll_interval=section.poll_interval,
+            **{name: getattr(section, name) for name in _OPTIONS}
         )
+
+
+def _server_tls_problem(settings):
+    """Return what a server cannot have in an `<ssl>` section, or None."""
+    if settings is None:
+        return None
+    if settings.certificate is None:
+        return "the ssl section of a server needs a certificate"
+    if settings.server_hostname is not None or not settings.check_hostname:
+        return "check-hostname and server-hostname are for the ssl section of a client"
+    return None
 
 
 class ClientStorageSection(ZODB.config.BaseConfig):
     """A `<clientstorage>` section, which opens a `ClientStorage`."""
 
-    def open(self):
+    def open(self) -> ClientStorage:
         section = self.config
         tls = section.ssl
         return ClientStorage(
@@ -166,14 +266,6 @@ class ClientStorageSection(ZODB.config.BaseConfig):
 # A server's file.
 
 
-def _schema():
-    path = pathlib.Path(__file__).with_name("schema.xml")
-    text = path.read_text(encoding="utf-8")
-    # Datatypes are looked up below a prefix, and a vendored copy has another one.
-    text = text.replace("<schema>", f'<schema prefix="{__package__}">', 1)
-    return ZConfig.loadSchemaFile(io.StringIO(text))
-
-
 class ServerConfiguration:
     """What a server's file says.
 
@@ -181,19 +273,20 @@ class ServerConfiguration:
     that are to be opened, `eventlog` makes the log or is None.
     """
 
-    def __init__(self, path, text):
+    def __init__(self, path: str, text: str) -> None:
         self.path = path
-        self._text = text
+        self._loader = Loader(path, text)
         try:
-            # The URL is for %include.
-            url = pathlib.Path(path).absolute().as_uri()
-            found, _ = ZConfig.loadConfigFile(_schema(), io.StringIO(text), url)
+            found = self._loader.load()
         except ZConfig.ConfigurationError as error:
-            raise self.error(_message(error), getattr(error, "lineno", None)) from error
+            place = self._loader.place_of_error(error)
+            raise self.error(_message(error), place) from error
         self.section = found.server
+        if problem := _server_tls_problem(self.section.tls):
+            raise self.error(problem, self.line_of_tls())
         self.eventlog = found.eventlog
         self.has_runner = found.runner is not None
-        self.storages = {}
+        self.storages: dict[str, Any] = {}
         for section in found.storages:
             name = section.name or "1"
             if name in self.storages:
@@ -204,32 +297,31 @@ class ServerConfiguration:
                 )
             self.storages[name] = section
 
-    def error(self, message, line=None):
+    def error(self, message: str, place: Place | None = None) -> ConfigurationError:
         """Return a `ConfigurationError` that says where."""
-        is_file = self.path != COMMAND_LINE
-        where = f"{self.path}, line {line}" if line and is_file else self.path
+        where = self.path if place is None or self.path == COMMAND_LINE else place
         return ConfigurationError(f"{where}: {message}")
 
-    def line_of_key(self, key):
-        """Return the number of the first line that sets `key`, or None."""
-        return self._line(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
+    def line_of_key(self, key: str) -> Place | None:
+        """Return the `Place` of the first line that sets `key`, or None."""
+        return self._loader.find(rf"\s*{re.escape(key)}(\s|$)", re.IGNORECASE)
 
-    def line_of_storage(self, name):
-        """Return the number of the line on which a storage's section begins."""
+    def line_of_tls(self) -> Place | None:
+        """Return the `Place` of the server's `<ssl>` section, or None."""
+        pattern = r"\s*<ssl\b"
+        return self._loader.find(pattern, re.IGNORECASE, after=r"\s*<zeo(lite)?\b")
+
+    def line_of_storage(self, name: str) -> Place | None:
+        """Return the `Place` at which a storage's section begins, or None."""
+        others = r"(zeo|zeolite|eventlog|runner)\b"
         for kind in ("", r"\s+1") if name == "1" else (r"\s+" + re.escape(name),):
-            found = self._line(rf"\s*<(?!zeo|eventlog|runner)\w+{kind}\s*>")
+            found = self._loader.find(rf"\s*<(?!{others})\w+{kind}\s*/?>")
             if found:
                 return found
         return None
 
-    def _line(self, pattern, flags=0):
-        for number, line in enumerate(self._text.splitlines(), 1):
-            if re.match(pattern, line, flags):
-                return number
-        return None
 
-
-def read_server_file(path):
+def read_server_file(path: str | os.PathLike[str]) -> ServerConfiguration:
     """Return the `ServerConfiguration` in a file.
 
     Raises `ConfigurationError`.
@@ -256,10 +348,27 @@ def _message(error):
     return text
 
 
+# A client storage by itself.
+
+
+def client_section(schema: Any, text: str) -> ClientStorageSection:
+    """Return the `ClientStorageSection` that `text` has, by `schemas.client_schema()`.
+
+    Raises `ConfigurationError`.
+    """
+    try:
+        found, _ = ZConfig.loadConfigFile(schema, io.StringIO(text))
+    except ZConfig.ConfigurationError as error:
+        raise ConfigurationError(_message(error)) from error
+    return found.storage
+
+
 # What `zeolite.server()` takes.
 
 
-def server_settings(settings):
+def server_settings(
+    settings: Mapping[str, object] | str | None,
+) -> tuple[ServerOptions, TLSSettings | None]:
     """Return `ServerOptions`, and `TLSSettings` or None.
 
     `settings` is a dictionary or text of keys, or None.
@@ -276,13 +385,32 @@ def server_settings(settings):
     return section.options, section.tls
 
 
-def server_context(context, settings):
+def with_monitor(
+    options: ServerOptions, address: int | str | tuple[str, int]
+) -> ServerOptions:
+    """Return `ServerOptions` with a monitor at `address`.
+
+    That is a port (int) on this machine, a pair of host and port, or text as in a
+    file.
+    """
+    if options.monitor_address is not None:
+        raise ConfigurationError(
+            "there is a monitor-address in zeo_conf, and the argument as well"
+        )
+    if not isinstance(address, tuple):
+        address = monitor_address(str(address))
+    return dataclasses.replace(options, monitor_address=address)
+
+
+def server_context(
+    context: ssl.SSLContext | None, settings: TLSSettings | None
+) -> ssl.SSLContext | None:
     """Return the `ssl.SSLContext` of a server, or None.
 
     It is given, or there are `TLSSettings` for one, or neither.
     """
     if context is None:
-        return settings and settings.server_context()
+        return settings.server_context() if settings else None
     if settings is not None:
         raise ConfigurationError(
             "there is an ssl section, and the argument ssl as well"
@@ -297,7 +425,11 @@ def server_context(context, settings):
     return context
 
 
-def open_storage(path, blob_dir, storage_conf):
+def open_storage(
+    path: str | os.PathLike[str] | None,
+    blob_dir: str | os.PathLike[str] | None,
+    storage_conf: str | None,
+) -> Any:
     """Return the storage that is meant.
 
     Raises `ConfigurationError` if the arguments contradict each other, and

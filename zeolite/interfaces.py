@@ -14,7 +14,15 @@ subscriber can announce the port that the system has chosen for a server::
     zope.event.subscribers.append(announce)
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from zope.interface import Interface
+
+if TYPE_CHECKING:
+    from .clientstorage.storage import ClientStorage
+    from .storageserver.server import StorageServer
 
 
 class StaleCache:
@@ -25,14 +33,14 @@ class StaleCache:
     may, for example, arrange for the process to be restarted.
     """
 
-    def __init__(self, storage):
+    def __init__(self, storage: ClientStorage) -> None:
         self.storage = storage
 
 
 class ServerEvent:
     """Something happened to `server`, a `StorageServer`."""
 
-    def __init__(self, server):
+    def __init__(self, server: StorageServer) -> None:
         self.server = server
 
 
@@ -43,7 +51,7 @@ class Serving(ServerEvent):
     subscriber raises, starting fails with that.
     """
 
-    def __init__(self, server, address):
+    def __init__(self, server: StorageServer, address: tuple[str, int] | str) -> None:
         super().__init__(server)
         self.address = address
 

@@ -5,9 +5,12 @@ With the modules made here it gets Zeolite's.
 """
 
 import importlib
-import pathlib
+import importlib.util
+import os
+import pkgutil
 import sys
 import types
+from typing import Any
 
 from . import errors
 from .clientstorage.storage import ClientStorage
@@ -28,11 +31,11 @@ _NAMES = {
 class _Loader:
     """Has `%import ZEO` in a configuration find the `<clientstorage>` section."""
 
-    def get_data(self, path):
-        return pathlib.Path(__file__).with_name(pathlib.Path(path).name).read_bytes()
+    def get_data(self, path: str) -> bytes | None:
+        return pkgutil.get_data(__package__, os.path.basename(path))
 
 
-def install_as_ZEO():
+def install_as_ZEO() -> None:
     """Have `import ZEO` find Zeolite from now on, in this process.
 
     `ZEO.client`, `DB`, `connection` and `server`, `ZEO.ClientStorage`,
@@ -68,4 +71,11 @@ def install_as_ZEO():
     # nothing at its path to be imported.
     package = sys.modules["ZEO"]
     package.__path__ = ["<zeolite>"]
-    package.__loader__ = _Loader()
+    loader: Any = _Loader()
+    package.__loader__ = loader
+
+
+def install_where_missing() -> None:
+    """Like `install_as_ZEO`, unless the real ZEO is there to be imported."""
+    if "ZEO" not in sys.modules and importlib.util.find_spec("ZEO") is None:
+        install_as_ZEO()

@@ -56,6 +56,27 @@ def with_blobs(bench, system):
         yield target
 
 
+@contextlib.contextmanager
+def with_and_without_monitor(bench, system, which=(False, True)):
+    """Two servers of the same content; the second's monitor is asked each second.
+
+    Gives pairs of their targets and process ids.  `which` of them have a monitor at all.
+    """
+    scratch = bench.scratch
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for monitored in which:
+            made = serving(scratch, system, bench.records(), monitored=monitored)
+            targets.append(stack.enter_context(made))
+        for target, _ in targets:
+            if "monitor" in target:
+                port = target["monitor"]
+                scraper = stack.enter_context(Worker(scratch, "scrape", port=port))
+                scraper.wait_until_ready()
+                scraper.go()
+        yield targets
+
+
 def with_idle_clients(count):
     """A database of records, and so many clients that do nothing."""
 

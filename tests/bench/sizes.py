@@ -19,6 +19,8 @@ class Sizes:
     warm_repeats: int = 10
     commits: int = 200
     large_commits: int = 3
+    #: How often each of two that differ little is measured in one round.
+    turns: int = 5
     #: Seconds for a server to come to rest after clients have connected.
     settle: float = 0.5
     #: Bytes in the blobs that are measured, and loads while they travel.
@@ -40,6 +42,7 @@ QUICK = Sizes(
     warm_repeats=2,
     commits=20,
     large_commits=1,
+    turns=1,
     settle=0.1,
     packed_objects=3000,
     cached_objects=10_000,

@@ -27,6 +27,16 @@ _MODULES = {ZEO: "ZEO.runzeo", ZEOLITE: "zeolite"}
 
 _HOST = "127.0.0.1"
 
+_MONITORED = """\
+<zeolite>
+  address {host}:{port}
+  monitor-address {host}:{monitor}
+</zeolite>
+<filestorage>
+  path {path}
+</filestorage>
+"""
+
 _WITH_BLOBS = """\
 <zeo>
   address {}:{}
@@ -57,10 +67,11 @@ def available(scratch, system, path):
 
 
 @contextlib.contextmanager
-def serving(scratch, system, path, *, blob_dir=None, encrypted=None):
+def serving(scratch, system, path, *, blob_dir=None, encrypted=None, monitored=False):
     """Run a server on the file at `path`; give its target and its process id.
 
-    `encrypted` is what its target has as `tls`.
+    `encrypted` is what its target has as `tls`.  If it is `monitored`, the target
+    has the port of its monitor as `monitor`.
     """
     log = scratch.fresh("server.log")
     port = _free_port()
@@ -71,6 +82,14 @@ def serving(scratch, system, path, *, blob_dir=None, encrypted=None):
     elif encrypted:
         arguments = tls.arguments(scratch, encrypted, _HOST, port, path)
     target = {"system": system, "port": port, "tls": encrypted}
+    if monitored:
+        target["monitor"] = _free_port()
+        arguments = ["-C", scratch.fresh("server.conf")]
+        arguments[1].write_text(
+            _MONITORED.format(
+                host=_HOST, port=port, monitor=target["monitor"], path=path
+            )
+        )
     process = scratch.start(["-m", _MODULES[system], *arguments], log)
     try:
         _wait_until_it_speaks(target, process, log)

@@ -28,6 +28,7 @@ _MODULES = {
     "transfer": "blobs",
     "blob_loads": "blobs",
     "idle": "idle",
+    "scrape": "scraping",
     "pack": "packing",
     "ping": "packing",
 }

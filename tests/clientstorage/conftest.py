@@ -6,7 +6,11 @@ import pytest
 
 from tests.storageserver.conftest import serve, server  # noqa: F401
 from tests.support.fakeserver import FakeServer
+from zeolite.clientstorage import connecting
+from zeolite.clientstorage.cache import ClientCache
 from zeolite.clientstorage.storage import ClientStorage
+
+from .cachefiles import SIZE
 
 
 @pytest.fixture
@@ -37,3 +41,39 @@ def connect(stack, fake):
         return storage, accepting.script
 
     return connect
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """Have each attempt take longer than a test may."""
+    for name in ("CONNECT_TIMEOUT", "HANDSHAKE_TIMEOUT", "GREETING_TIMEOUT"):
+        monkeypatch.setattr(connecting, name, 1000)
+
+
+@pytest.fixture
+def another(stack):
+    """Call it to get one more `FakeServer`."""
+
+    def another(*args):
+        fake = FakeServer(*args)
+        stack.callback(fake.close)
+        return fake
+
+    return another
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "cache")
+
+
+@pytest.fixture
+def opened(stack, path):
+    """Call it to open a cache, which is closed at the end."""
+
+    def opened(path=path, size=SIZE):
+        cache = ClientCache(path, size)
+        stack.callback(cache.close)
+        return cache
+
+    return opened

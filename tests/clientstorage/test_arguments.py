@@ -7,7 +7,7 @@ from ZODB.utils import maxtid, p64
 from tests.support.processes import free_port
 from zeolite.clientstorage.storage import ClientStorage
 
-from .test_order import settle
+from .talking import settle
 
 OID = p64(7)
 

@@ -20,7 +20,7 @@ from zeolite.clientstorage import blobs
 from zeolite.clientstorage.blobs import CacheDirectory, SharedDirectory, open_directory
 from zeolite.errors import ClientDisconnected, ConfigurationError
 
-from .test_order import Background
+from .talking import Background
 
 OID = p64(7)
 TID = p64(5)
@@ -116,18 +116,6 @@ class TestDownloading:
         load.result()
         with second.result() as file:
             assert file.read() == b"content"
-
-    def test_contents_are_on_disk_before_the_name(self, open_cache, monkeypatch):
-        synced, cache = [], open_cache()
-        fsync = os.fsync
-
-        def noted(handle):
-            synced.append(os.path.exists(cache.path(OID, TID)))
-            fsync(handle)
-
-        monkeypatch.setattr(os, "fsync", noted)
-        cache.load(OID, TID, Source())
-        assert synced == [False]
 
     @pytest.mark.parametrize("mode", [0o600, 0o400])
     def test_what_a_crash_left_is_repeated(self, open_cache, tmp_path, mode):

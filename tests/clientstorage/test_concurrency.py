@@ -10,7 +10,7 @@ from tests.support.blocking import BlockingStorage
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.storageserver.server import StorageServer
 
-from .test_order import Background
+from .talking import Background
 
 
 @pytest.fixture

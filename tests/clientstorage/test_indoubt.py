@@ -13,7 +13,7 @@ from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, CommitInDoubt
 from zeolite.storageserver.server import StorageServer
 
-from .test_order import Background
+from .talking import Background
 
 OID = p64(7)
 

@@ -13,7 +13,7 @@ from zeolite.clientstorage.link import SLOW_CALLS, Link
 from zeolite.errors import ClientDisconnected
 from zeolite.wire.channel import PeerSilent, PlainChannel
 
-from .test_order import Background, settle
+from .talking import Background, settle
 
 OID = p64(7)
 KEEP_ALIVE = (-1, 0, ".reply", None)

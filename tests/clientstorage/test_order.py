@@ -1,92 +1,17 @@
 """What the server says takes effect in the order in which it was said."""
 
-import threading
-
 import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
 
-OID = p64(7)
-
-
-class Database:
-    """Stands for ZODB's database, and can be stopped while it is told."""
-
-    def __init__(self):
-        self.told = []
-        self.gate = None
-
-    def invalidate(self, tid, oids):
-        if self.gate is not None:
-            self.gate.stop_here()
-        self.told.append((tid, oids))
-
-    def invalidateCache(self):
-        self.told.append("everything")
-
-    def transform_record_data(self, data):
-        return data
-
-    untransform_record_data = transform_record_data
-
-
-class Background(threading.Thread):
-    """Runs a function and keeps what it returns or raises."""
-
-    def __init__(self, function, *args):
-        super().__init__()
-        self._call = function, args
-        self._outcome = None
-        self.start()
-
-    def run(self):
-        function, args = self._call
-        try:
-            self._outcome = function(*args), None
-        except Exception as error:
-            self._outcome = None, error
-
-    def result(self):
-        self.join(20)
-        assert not self.is_alive(), "it hangs"
-        result, error = self._outcome
-        if error is not None:
-            raise error
-        return result
+from .talking import OID, Background, Database, loaded, settle, voted
 
 
 @pytest.fixture
 def database():
     return Database()
-
-
-def voted(storage, script, data=b"mine"):
-    """A transaction that has stored OID and voted; returns its metadata."""
-    transaction = TransactionMetaData()
-    storage.tpc_begin(transaction)
-    storage.store(OID, None, data, "", transaction)
-    vote = Background(storage.tpc_vote, transaction)
-    script.expect("tpc_begin")
-    script.expect("storea")
-    script.answer("vote", [])
-    assert vote.result() == []
-    return transaction
-
-
-def loaded(storage, script, data, start):
-    """Load OID from the server."""
-    load = Background(storage.loadBefore, OID, maxtid)
-    script.answer("loadBefore", (data, start, None))
-    assert load.result() == (data, start, None)
-
-
-def settle(storage, script):
-    """Wait until all that the server has said has taken effect."""
-    ping = Background(storage.ping)
-    script.answer("ping", None)
-    ping.result()
 
 
 class TestInvalidations:

@@ -18,14 +18,9 @@ from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import CacheFileError, CacheFileInUse, ClientDisconnected
 from zeolite.interfaces import IClientCache, StaleCache
 
-from .test_order import OID, Background, Database, loaded, settle
+from .talking import OID, Background, Database, loaded, settle
 
 FILE_STORAGE = "<filestorage>\npath {}\n</filestorage>\n"
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "cache")
 
 
 @pytest.fixture

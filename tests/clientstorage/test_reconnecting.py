@@ -18,7 +18,7 @@ from tests.support.blocking import Gate
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected
 
-from .test_order import Background, Database, loaded, settle
+from .talking import Background, Database, loaded, settle
 
 OID = p64(7)
 ROUNDS = int(os.environ.get("ZEOLITE_RECONNECT_ROUNDS", "50"))

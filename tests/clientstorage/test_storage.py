@@ -22,7 +22,7 @@ from zeolite.clientstorage.storage import ClientStorage
 from zeolite.clientstorage.transaction import GATHER, REMEMBER
 from zeolite.errors import ClientDisconnected, ProtocolError, ServerException
 
-from .test_order import Background, settle
+from .talking import Background, settle
 
 OID = p64(7)
 

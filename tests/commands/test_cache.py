@@ -1,12 +1,17 @@
 """`python -m zeolite cache FILE`, and how subcommands are found."""
 
+import importlib
 import os
+import pathlib
 import re
+import sys
 
 import pytest
 from ZODB.utils import maxtid, p64
 
+import zeolite
 from tests.clientstorage import keeping
+from zeolite import commands
 from zeolite.__main__ import main
 from zeolite.clientstorage import cacheowner
 from zeolite.clientstorage.cache import ClientCache
@@ -183,7 +188,24 @@ class TestSubcommands:
     def test_unknown(self, capfd):
         status, _, err = self.ends(capfd, "cash", "x")
         assert status == 2
-        assert "there is no subcommand 'cash', only cache" in err
+        assert (
+            "there is no subcommand 'cash', only check, status, pack, copy, cache"
+            in err
+        )
+
+    def test_console_script(self, capfd, monkeypatch):
+        root = pathlib.Path(zeolite.__file__).parent.parent
+        entry = re.search(r'"zeolite = (.*):(.*)"', (root / "setup.py").read_text())
+        assert getattr(importlib.import_module(entry[1]), entry[2]) is main
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/zeolite"])
+        assert "usage: zeolite cache" in self.ends(capfd, "cache", "-h")[1]
+        assert self.ends(capfd, "-h")[1].startswith("usage: zeolite [options]")
+
+    @pytest.mark.parametrize("name", commands.NAMES)
+    def test_say_their_statuses(self, capfd, name):
+        status, out, _ = self.ends(capfd, name, "-h")
+        assert status == 0
+        assert "exit status" in out
 
     def test_missing_argument(self, capfd):
         status, _, err = self.ends(capfd, "cache")

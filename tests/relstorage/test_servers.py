@@ -8,10 +8,11 @@ import contextlib
 import pytest
 import transaction
 import ZODB
+from persistent.TimeStamp import TimeStamp
 from ZODB.blob import Blob
 from ZODB.POSException import ConflictError, ReadConflictError
 from ZODB.tests.ConflictResolution import PCounter
-from ZODB.utils import maxtid, p64, u64
+from ZODB.utils import maxtid, p64
 
 import zeolite
 from tests.support.rawclient import RawClient
@@ -310,7 +311,7 @@ class TestFeatures:
             assert seen(connection) == 1
         last = seen(connection)
         tids = [record.tid for record in one.storage.iterator()]
-        two.storage.pack(u64(tids[-1]), None)
+        two.storage.pack(TimeStamp(tids[-1]).timeTime(), None)
         left = [record.tid for record in two.storage.iterator()]
         assert left and (not database.keep_history or len(left) < len(tids))
         fresh = opened(database.db(database.serve()))

@@ -477,7 +477,7 @@ class TestDownload:
         start = len(client.seen)
         assert received(client, client.call("sendBlob", OID, tid)) == self.BLOB
         names = [message[0] for message in client.seen[start:]]
-        count = len(self.BLOB) // blobs.CHUNK
+        count = -(-len(self.BLOB) // blobs.CHUNK)
         expected = ["receiveBlobStart", *["receiveBlobChunk"] * count]
         assert names == [*expected, "receiveBlobStop", "reply"]
 
@@ -644,7 +644,7 @@ class TestStream:
         delivery.close()
         with pytest.raises(ConnectionLost):
             delivery.stream(b"chunk")
-        assert len(failures) == 1
+        assert not failures  # The session is over.
 
 
 class TestHostile:

@@ -112,9 +112,8 @@ def test_silent_client_is_closed(serve, caplog):
     slow.handshake()
     assert silent.is_closed()
     assert slow.is_closed()
-    wait_until(
-        lambda: len([r for r in caplog.records if "closed" in r.getMessage()]) == 2
-    )
+    # One line a minute.
+    wait_until(lambda: "closed: it did not say in time" in caplog.text)
     # Who has registered may be silent.
     client = server.connect()
     with pytest.raises(TimeoutError):
@@ -139,20 +138,12 @@ def test_label_cannot_forge_a_line_in_the_log(server, caplog):
             "utf-8", "surrogatepass"
         ),
     )
-    client.socket.sendall(message(2, 0, "fly", ()))
+    client.socket.sendall(message(2, 0, "fly \u00e4\n", ()))
     assert client.is_closed()
     wait_until(lambda: "closed" in caplog.text)
     (line,) = [r.getMessage() for r in caplog.records if "closed" in r.getMessage()]
     assert line.isascii()
     assert line.isprintable()
-
-
-def test_iterators_are_bounded(server):
-    client = server.connect()
-    for _ in range(100):
-        client.ask("iterator_start", None, None)
-    with pytest.raises(Exception, match="iterators at once"):
-        client.ask("iterator_start", None, None)
 
 
 def test_one_byte_at_a_time_does_not_move_the_deadline(serve):

@@ -13,7 +13,8 @@ from tests.support.blocking import Gate
 from tests.support.rawclient import Failed, RawClient
 from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
-from zeolite.storageserver.commit import CommitLock, State
+from zeolite.storageserver.commit import State
+from zeolite.storageserver.commitlock import CommitLock
 
 
 def voting(server, count, first=1):
@@ -397,6 +398,23 @@ class TestCommitLock:
         lock.acquire("b")
         lock.release("a")
         assert lock.acquire("c") is False
+
+    def test_look_tells_who_has_it_and_for_how_long(self):
+        lock = CommitLock()
+        assert lock.look()[:2] == (None, [])
+        lock.acquire("a", 10.0)
+        lock.acquire("b", 11.0)
+        lock.acquire("c", 12.0)
+        assert lock.look()[:2] == (("a", 10.0), [("b", 11.0), ("c", 12.0)])
+        lock.withdraw("c")
+        lock.release("a", 14.0)
+        holder, queue, waits, holds = lock.look()
+        assert (holder, queue) == (("b", 14.0), [])
+        assert (waits.sum, sum(waits.counts)) == (3.0, 2)
+        assert (holds.sum, sum(holds.counts)) == (4.0, 1)
+        lock.release("b", 14.5)
+        assert lock.look()[0] is None
+        assert (holds.sum, lock.look()[3].sum) == (4.0, 4.5)
 
     def test_close_ends_the_waits(self):
         lock = CommitLock()

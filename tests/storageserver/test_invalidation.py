@@ -5,6 +5,7 @@ import threading
 import pytest
 from ZODB.utils import p64
 
+from zeolite.storageserver import invalidation
 from zeolite.storageserver.invalidation import FellBehind, InvalidationLog
 
 
@@ -198,3 +199,45 @@ def test_many_threads_read_what_one_writes():
     for reader in readers:
         reader.join()
     assert not problems
+
+
+class TestLargeCommits:
+    """Of commits with many objects fewer are kept for those who are behind."""
+
+    def fill(self, log, numbers, size):
+        for number in numbers:
+            log.add(p64(number), [p64(oid) for oid in range(size)])
+
+    def test_they_do_not_wait_for_a_slow_client(self, monkeypatch):
+        monkeypatch.setattr(invalidation, "MAXIMUM_OIDS", 100)
+        log = InvalidationLog(p64(0), keep=3)
+        _, cursor = log.join()
+        self.fill(log, range(1, 11), 10)
+        assert len(log) == 10
+        self.fill(log, range(11, 31), 10)
+        assert len(log) == 10
+        with pytest.raises(FellBehind):
+            log.read(cursor)
+
+    def test_as_many_as_is_set_are_kept_nevertheless(self, monkeypatch):
+        monkeypatch.setattr(invalidation, "MAXIMUM_OIDS", 100)
+        log = InvalidationLog(p64(0), keep=3)
+        self.fill(log, range(1, 9), 1000)
+        assert len(log) == 3
+        assert log.since(p64(5), log.join()[1])[0] == p64(8)
+
+    def test_what_is_dropped_does_not_count(self, monkeypatch):
+        monkeypatch.setattr(invalidation, "MAXIMUM_OIDS", 100)
+        log = InvalidationLog(p64(0), keep=3)
+        self.fill(log, range(1, 9), 10)
+        log.trim(log.end)
+        first, second = log.reserve(p64(9), OIDS), log.reserve(p64(10), OIDS)
+        log.cancel(first)
+        log.cancel(second)
+        log.restart(p64(11))
+        self.fill(log, range(12, 22), 10)
+        assert len(log) == 10
+        assert log._oids == 100
+
+
+OIDS = [p64(oid) for oid in range(50)]

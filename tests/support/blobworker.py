@@ -89,7 +89,7 @@ def stop_in_transfer(address, cache, oid, content_size):
     """Store a blob and stop in the middle; with no size, load one."""
 
     def progress(kind, oid, done, total):
-        if done >= 5 * 64 * 1024:
+        if done >= MB:
             _say(kind)
             time.sleep(3600)
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 
-#: The processes that serve a whole test run.
+#: The processes that serve more than one test.
 HOSTS = set()
 
 

@@ -1,5 +1,6 @@
 """What a test must not leave behind: threads, processes, temporary files."""
 
+import contextlib
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ import psutil
 from . import hosting
 
 #: Seconds that what is on its way out may still take.
-PATIENCE = 5
+PATIENCE = 20
 
 
 class Leftovers:
@@ -42,5 +43,12 @@ class Leftovers:
 
 
 def _children():
-    children = psutil.Process().children(recursive=True)
-    return {child for child in children if child.pid not in hosting.HOSTS}
+    """The processes of tests, without those that serve a whole run, and theirs."""
+    found, parents = set(), [psutil.Process()]
+    while parents:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = parents.pop().children()
+            new = {child for child in children if child.pid not in hosting.HOSTS}
+            found |= new
+            parents += new
+    return found

@@ -21,13 +21,14 @@ class ServerProcess:
     `lines` are what it has written to stderr, one by one.
     """
 
-    def __init__(self, *arguments, cwd, module="zeolite", **environment):
+    def __init__(self, *arguments, cwd, module="zeolite", pass_fds=(), **environment):
         self.lines = []
         self._queue = queue.Queue()
         path = os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=cwd,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,9 +62,15 @@ class ServerProcess:
         self._process.send_signal(number)
         return self.wait()
 
-    def wait(self):
-        """Wait for the end; return the exit status."""
-        status = self._process.wait(PATIENCE)
+    def wait(self, patience=PATIENCE):
+        """Wait for the end; return the exit status.
+
+        Raises `TimeoutError` after `patience` seconds.
+        """
+        try:
+            status = self._process.wait(patience)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(str(error)) from error
         self._reader.join()
         return status
 

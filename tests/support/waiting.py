@@ -4,8 +4,12 @@ import time
 
 
 def wait_until(condition, patience=20):
-    """Wait until `condition()` is true, up to `patience` seconds (float)."""
+    """Wait until `condition()` is true, up to `patience` seconds (float).
+
+    Returns what it has returned.
+    """
     deadline = time.monotonic() + patience
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.001)
+    return found

@@ -58,3 +58,28 @@ def test_limit_can_be_raised():
 
 def test_empty_frame():
     assert read_all(FrameReader(), [frame(b"")]) == [b""]
+
+
+def test_frame_in_tiny_pieces_takes_little_more_room_than_it_is_long():
+    """A piece is an object of its own, which takes 34 bytes more than it has."""
+    data = bytes(range(256)) * 400
+    reader = FrameReader(2**20)
+    stream, most = frame(data), 0
+    for position in range(len(stream)):
+        assert reader.next() is None
+        reader.feed(stream[position : position + 1])
+        most = max(most, len(reader._pieces))
+    assert reader.next() == data
+    assert most < 10_000 < len(stream)
+
+
+def test_it_is_known_whether_the_rest_of_a_frame_is_to_come():
+    reader = FrameReader()
+    assert not reader.is_partial
+    reader.feed(frame(b"a") + frame(b"data")[:-1])
+    assert reader.next() == b"a"
+    assert reader.next() is None
+    assert reader.is_partial
+    reader.feed(b"a")
+    assert reader.next() == b"data"
+    assert not reader.is_partial

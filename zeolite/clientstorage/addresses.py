@@ -3,9 +3,13 @@
 import os
 import socket
 import threading
+from typing import Any
+
+#: What users may give as the argument `addr`; a list has addresses.
+Address = int | tuple[str | None, int] | str | os.PathLike[str] | list[Any]
 
 
-def parse(addr):
+def parse(addr: Address) -> list[tuple[str, int] | str]:
     """Return a list of addresses: pairs of host and port, or paths (str).
 
     `addr` is a port (int) on 127.0.0.1, a pair of host and port, the path of a

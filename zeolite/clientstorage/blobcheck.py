@@ -14,6 +14,8 @@ import threading
 
 logger = logging.getLogger(__name__)
 
+_STEP = 1024 * 1024
+
 
 def try_lock(path, create=False):
     """Lock a file; return its descriptor, or None if somebody else has it locked.
@@ -41,6 +43,15 @@ def is_at(handle, path):
         return False
 
 
+def files_in(directory, endings):
+    """Yield the `os.DirEntry` of each file of a cache whose name ends like that."""
+    for bucket in os.scandir(directory):
+        if bucket.name.isdigit():
+            for entry in os.scandir(bucket.path):
+                if entry.name.endswith(endings):
+                    yield entry
+
+
 class SizeCheck:
     """Watches the size of the directory `path`.
 
@@ -52,6 +63,8 @@ class SizeCheck:
         self._path = path
         self._size = size
         self._share = size and max(1, size * check // 100)
+        #: Bytes of one blob that may come in before they are counted.
+        self.step = min(_STEP, self._share or _STEP)
         self._lock = threading.Lock()  # Guards the three below.
         self._thread = None
         self._due = self._closed = False
@@ -81,14 +94,16 @@ class SizeCheck:
         if thread is not None:
             thread.join()
 
-    def _count(self, size):
-        """Add to the number that all processes share; return the sum."""
+    def _count(self, size, anew=False):
+        """Add to the number that all processes share, or begin anew; return the sum."""
         path = os.path.join(self._path, "check_size.added")
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             known = file.read(20)
-            total = size + (int(known) if known.isdigit() else 0)
-            _write_number(file, total)
+            total = size + (int(known) if known.isdigit() and not anew else 0)
+            # As long as before, so that it needs no room on a disk that is full.
+            file.seek(0)
+            file.write(b"%020d" % total)
         return total
 
     def _run(self):
@@ -117,17 +132,11 @@ class SizeCheck:
             if lock is None:
                 return
             try:
-                self._reset()
+                self._count(0, anew=True)
                 self._remove(self._size - self._share)
             finally:
                 os.close(lock)
             due = self._count(0) >= self._share
-
-    def _reset(self):
-        path = os.path.join(self._path, "check_size.added")
-        with open(path, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _write_number(file, 0)
 
     def _remove(self, target):
         found = sorted(self._files())
@@ -147,24 +156,35 @@ class SizeCheck:
 
         Removes downloads whose process is gone.
         """
-        for bucket in os.scandir(self._path):
-            if not bucket.name.isdigit():
-                continue
-            for entry in os.scandir(bucket.path):
-                with contextlib.suppress(FileNotFoundError):
-                    if entry.name.endswith(".blob"):
-                        status = entry.stat()
-                        yield status.st_atime, status.st_size, entry.path
-                    elif entry.name.endswith(".blob.dl"):
-                        if not _remove_unused(entry.path):
-                            yield math.inf, entry.stat().st_size, entry.path
+        for entry in files_in(self._path, (".blob", ".blob.dl")):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name.endswith(".blob"):
+                    status = entry.stat()
+                    yield status.st_atime, status.st_size, entry.path
+                elif not _remove_unused(entry.path):
+                    yield math.inf, entry.stat().st_size, entry.path
 
 
-def _write_number(file, number):
-    # As long as before, so that it needs no room on a disk that is full.
-    file.seek(0)
-    file.write(b"%020d" % number)
-    file.flush()
+class Arriving:
+    """Counts for a `SizeCheck` what of one blob has come in.
+
+    Any piece is counted in the end, but not each at once.
+    """
+
+    def __init__(self, check):
+        self._check = check
+        self._gathered = 0
+
+    def add(self, size):
+        """`size` bytes more are there.  Raises `OSError`, see `SizeCheck.added`."""
+        self._gathered += size
+        if self._gathered >= self._check.step:
+            self.end()
+
+    def end(self):
+        """The blob is whole.  Raises `OSError`, see `SizeCheck.added`."""
+        self._check.added(self._gathered)
+        self._gathered = 0
 
 
 def _remove_unused(path):

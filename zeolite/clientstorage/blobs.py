@@ -8,6 +8,7 @@ processes on one machine:
     N/M.TID.blob.dl             one that is being downloaded, locked by who does it
     check_size.lock             locked by who removes what was not used for long
     check_size.added            bytes that came in since that was done, as a number
+    synced.boot                 see `blobsync`
     tmp/                        uncommitted files; locked by all storages that are open
 
 All locks are the kernel's (`flock`) and end with their process.  So whatever is
@@ -27,7 +28,8 @@ from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import u64
 
 from ..errors import ConfigurationError
-from .blobcheck import SizeCheck, is_at
+from . import blobsync
+from .blobcheck import Arriving, SizeCheck, is_at
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +180,10 @@ class CacheDirectory(_Directory):
     def __init__(self, path, size=None, check=10):
         hint = "with shared_blob_dir, the server's directory may be there"
         super().__init__(path, _CACHE, hint)
-        self._lock = _enter(self.helper.temp_dir)
+        self._lock = _lock_uncommitted(self.helper.temp_dir)
+        self._disk = blobsync.DiskSync()
         try:
+            blobsync.remove_doubtful(path)
             self._check = SizeCheck(path, size, check)
         except BaseException:
             self._leave()
@@ -188,6 +192,7 @@ class CacheDirectory(_Directory):
     def close(self):
         """Say that the directory is not used any more."""
         self._check.close()
+        self._disk.close()
         self._leave()
 
     def _leave(self):
@@ -206,8 +211,10 @@ class CacheDirectory(_Directory):
                 target = self.path(oid, tid)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 self._check.added(os.stat(path).st_size)
-                os.replace(path, target)
-                ZODB.blob.set_not_writable(target)
+                with open(path, "rb") as file:
+                    blobsync.begin(file.fileno())
+                    blobsync.make_safe(file.fileno())
+                self._enter(path, target)
         except OSError as error:
             # They can be had from the server.
             logger.warning("blobs of a commit are not in the cache: %s", error)
@@ -246,22 +253,34 @@ class CacheDirectory(_Directory):
                 return
             try:
                 file.truncate(0)  # What a process has left that was killed.
-                receive(lambda data: self._receive(file, data))
-                os.fsync(file.fileno())
-                os.replace(partial, path)
+                blobsync.begin(file.fileno())
+                self._receive(file, receive)
+                blobsync.make_safe(file.fileno())
+                self._enter(partial, path)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(partial)
                 raise
+
+    def _receive(self, file, receive):
+        arriving = Arriving(self._check)
+
+        def write(data):
+            _write(file, data)
+            arriving.add(len(data))
+
+        receive(write)
+        arriving.end()
+
+    def _enter(self, path, target):
+        """Give a whole file its name."""
+        os.replace(path, target)
         with contextlib.suppress(OSError):  # It is there already.
-            ZODB.blob.set_not_writable(path)
-
-    def _receive(self, file, data):
-        _write(file, data)
-        self._check.added(len(data))
+            ZODB.blob.set_not_writable(target)
+        self._disk.later(target)
 
 
-def _enter(directory):
+def _lock_uncommitted(directory):
     """Lock a directory of uncommitted files, with others; return the descriptor.
 
     Who is alone removes what processes have left that are gone.

@@ -68,7 +68,7 @@ RECORD_HEADER = 36
 FORGOTTEN = b"\xff" * 8
 
 _BEGINNING = struct.Struct(">IIQ")
-_RECORD = struct.Struct(">IIQ8s8sI")
+_HEADER = struct.Struct(">II8s8s8sI")
 _MIDDLE = struct.Struct(">I8s8s")
 _FREE = struct.Struct(">IQ")
 _U32 = struct.Struct(">I")
@@ -183,10 +183,10 @@ def aligned(size):
 
 def record(oid, start, end, data):
     """Return a record (bytes); `end` is None for a current revision."""
-    middle = _MIDDLE.pack(RECORD_HEADER + len(data), oid, start)
-    end = end or z64
-    seal = _U32.pack(crc32(end, crc32(middle[4:])))
-    return b"".join((_U32.pack(crc32(data, crc32(middle))), middle, end, seal, data))
+    size, end = RECORD_HEADER + len(data), end or z64
+    check = crc32(data, crc32(_MIDDLE.pack(size, oid, start)))
+    seal = crc32(oid + start + end)
+    return _HEADER.pack(check, size, oid, start, end, seal) + data
 
 
 def ending(oid, start, end):
@@ -196,8 +196,7 @@ def ending(oid, start, end):
 
 def free(size):
     """Return the beginning of a free block of `size` bytes."""
-    rest = _FREE.pack(0, size)
-    return _U32.pack(crc32(rest)) + rest
+    return _BEGINNING.pack(crc32(_FREE.pack(0, size)), 0, size)
 
 
 def block_at(buffer, position):
@@ -228,8 +227,8 @@ def scan(buffer, size):
                 data = view[position + RECORD_HEADER : position + used]
                 if crc32(data, crc32(view[position + 4 : position + 24])) != check:
                     return
-                _, _, _, start, end, seal = _RECORD.unpack_from(view, position)
+                _, _, oid, start, end, seal = _HEADER.unpack_from(view, position)
                 if crc32(view[position + 8 : position + 32]) != seal:
                     end = FORGOTTEN
-                yield position, stop, _U64.pack(number), start, end
+                yield position, stop, oid, start, end
             position = stop

@@ -59,13 +59,19 @@ def boot_id():
     Where that cannot be known it is something new in each process, so that a file
     which was not closed is always dropped.
     """
+    return known_boot_id() or secrets.token_bytes(16)
+
+
+@functools.cache
+def known_boot_id():
+    """Return what tells this boot from others (16 bytes), None if that is unknown."""
     try:
         if os.path.exists(_BOOT_ID):
             return uuid.UUID(pathlib.Path(_BOOT_ID).read_text().strip()).bytes
         command = ["sysctl", "-n", "kern.bootsessionuuid"]  # macOS
         return uuid.UUID(subprocess.check_output(command, text=True).strip()).bytes
     except (OSError, ValueError, subprocess.SubprocessError):
-        return secrets.token_bytes(16)
+        return None
 
 
 def _lock_path(path):

@@ -4,11 +4,15 @@ commit, and new oids.
 What belongs to a transaction is a `ClientTransaction`, which is kept with it.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import logging
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
@@ -43,7 +47,8 @@ class Committing(ConflictResolvingStorage):
 
     # Any thread.
 
-    def new_oid(self):
+    def new_oid(self) -> bytes:
+        """Return an oid that no object has; they are fetched by the hundred."""
         self._check_writable()
         with self._lock:
             if self._new_oids:
@@ -55,7 +60,14 @@ class Committing(ConflictResolvingStorage):
             self._new_oids[:0] = oids
             return oid
 
-    def tpc_begin(self, transaction, tid=None, status=" "):
+    def tpc_begin(
+        self, transaction: Any, tid: bytes | None = None, status: str = " "
+    ) -> None:
+        """Begin a transaction; `tid` (8 bytes) and `status` are for copies of others.
+
+        Raises `ReadOnlyError`, and `ClientDisconnected` if there is no connection in
+        time.
+        """
         self._check_writable()
         if self._find(transaction) is not None:
             raise StorageTransactionError(
@@ -82,7 +94,18 @@ class Committing(ConflictResolvingStorage):
             state.end()
             raise
 
-    def store(self, oid, serial, data, version, transaction):
+    def store(
+        self,
+        oid: bytes,
+        serial: bytes | None,
+        data: bytes,
+        version: str,
+        transaction: Any,
+    ) -> None:
+        """Store an object's data (bytes), which were changed from revision `serial`.
+
+        `serial` is None for a new object.  A conflict is raised by `tpc_vote`.
+        """
         assert not version
         state = self._get(transaction)
         check_oid(oid)
@@ -91,7 +114,20 @@ class Committing(ConflictResolvingStorage):
         state.remember(oid, data)
         self._gather(state, "storea", oid, serial, data, state.id)
 
-    def restore(self, oid, serial, data, version, prev_txn, transaction):
+    def restore(
+        self,
+        oid: bytes,
+        serial: bytes,
+        data: bytes | None,
+        version: str,
+        prev_txn: bytes | None,
+        transaction: Any,
+    ) -> None:
+        """Store a revision as it was elsewhere, without a look at what is there.
+
+        `serial` is its tid, `data` is None if it undid the object's creation, and
+        `prev_txn` is the tid of a transaction that had the same data, or None.
+        """
         assert not version
         state = self._get(transaction)
         check_oid(oid)
@@ -101,23 +137,27 @@ class Committing(ConflictResolvingStorage):
         state.forget([oid])
         self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
 
-    def deleteObject(self, oid, serial, transaction):
+    def deleteObject(self, oid: bytes, serial: bytes, transaction: Any) -> None:
+        """Remove an object whose current revision is `serial`, and that nobody needs."""
         state = self._get(transaction)
         check_id("oid", oid)
         check_id("serial", serial)
         state.forget([oid])
         self._gather(state, "deleteObject", oid, serial, state.id)
 
-    def undo(self, transaction_id, transaction):
+    def undo(self, transaction_id: bytes, transaction: Any) -> None:
         """Undo a transaction; what that changes is known when it votes."""
         state = self._get(transaction)
         self._gather(state, "undoa", transaction_id, state.id)
 
-    def copyTransactionsFrom(self, other, verbose=0):
+    def copyTransactionsFrom(self, other: Any, verbose: int = 0) -> None:
         """Copy all transactions of another storage, in their order."""
         copy_transactions(other, self)
 
-    def checkCurrentSerialInTransaction(self, oid, serial, transaction):
+    def checkCurrentSerialInTransaction(
+        self, oid: bytes, serial: bytes, transaction: Any
+    ) -> None:
+        """Have the vote fail if `serial` is not the object's current revision."""
         state = self._get(transaction)
         check_id("oid", oid)
         check_id("serial", serial)
@@ -125,7 +165,15 @@ class Committing(ConflictResolvingStorage):
 
     # Blobs.
 
-    def storeBlob(self, oid, serial, data, path, version, transaction):
+    def storeBlob(
+        self,
+        oid: bytes,
+        serial: bytes | None,
+        data: bytes,
+        path: str,
+        version: str,
+        transaction: Any,
+    ) -> None:
         """Store an object and its blob, the file at `path`, which is taken over."""
         assert not version
         state = self._get(transaction)
@@ -136,7 +184,15 @@ class Committing(ConflictResolvingStorage):
         else:
             state.add("storeBlobShared", oid, serial, data, name, state.id)
 
-    def restoreBlob(self, oid, serial, data, path, prev_txn, transaction):
+    def restoreBlob(
+        self,
+        oid: bytes,
+        serial: bytes,
+        data: bytes,
+        path: str,
+        prev_txn: bytes | None,
+        transaction: Any,
+    ) -> None:
         """Like `restore` and `storeBlob`.  Only Zeolite servers can do it."""
         state = self._get(transaction)
         if not state.link.is_zeolite:
@@ -163,7 +219,13 @@ class Committing(ConflictResolvingStorage):
 
     # The two phases of a commit.
 
-    def tpc_vote(self, transaction):
+    def tpc_vote(self, transaction: Any) -> list[bytes]:
+        """Get the commit lock, and have the server check all that was stored.
+
+        Returns the oids of objects whose conflicts were resolved, which have to be
+        read anew.  Raises `ConflictError` and what else speaks against the
+        transaction, which is then to be aborted.
+        """
         state = self._get(transaction)
         changed = []
         while True:
@@ -189,7 +251,9 @@ class Committing(ConflictResolvingStorage):
         data = self.tryToResolveConflict(oid, committed, read, data)
         self._gather(state, "storea", oid, committed, data, state.id)
 
-    def tpc_finish(self, transaction, f=lambda tid: None):
+    def tpc_finish(
+        self, transaction: Any, f: Callable[[bytes], object] = lambda tid: None
+    ) -> bytes:
         """Commit; return the tid.
 
         `f` is called with it in the connection's reader thread, before any later
@@ -229,7 +293,8 @@ class Committing(ConflictResolvingStorage):
         except (ClientDisconnected, CommitInDoubt) as why:
             raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
 
-    def tpc_abort(self, transaction):
+    def tpc_abort(self, transaction: Any) -> None:
+        """Give a transaction up.  One that has not begun here is no error."""
         state = self._find(transaction)
         if state is None:
             return

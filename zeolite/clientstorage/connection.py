@@ -253,6 +253,8 @@ class Connection:
         if self._label:
             link.post(messages.encode_one_way("set_client_label", (self._label,)))
         info = ask("get_info")
+        if type(info) is not dict:
+            raise ProtocolError("the server does not tell about its storage")
         if info.get("zeolite"):
             link.is_zeolite = True
             link.transaction_lock = None
@@ -315,7 +317,7 @@ class Connection:
             if download is not None:
                 download.receive(name, args[-1])
         else:
-            raise ProtocolError(f"the server's call of {name[:50]!r} makes no sense")
+            raise ProtocolError(f"the server's call of {name[:50]!a} makes no sense")
 
     def _failed(self, address, error):
         if not isinstance(error, _EXPECTED):

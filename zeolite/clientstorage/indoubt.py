@@ -87,7 +87,7 @@ def _wait_for_its_locks(ask, id, oids):
         if found is None:
             raise CommitInDoubt("it may still be done: it changed only new objects")
         begin = messages.encode_one_way("tpc_begin", (id, b"", b"", {}, None, " "))
-        store = messages.encode_one_way("storea", (*found, b"", id))
+        store = messages.encode_one_way("storea", (*found, b".", id))
         try:
             ask("vote", id, before=begin + store)
         except ConflictError:

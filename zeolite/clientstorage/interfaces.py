@@ -7,6 +7,8 @@ a client storage adds by itself.
 import zope.interface
 from ZODB import interfaces
 
+from ..errors import ProtocolError
+
 # What a server may name.  Other names are none of ours, and nothing is imported.
 _KNOWN = {
     interface.__name__: interface
@@ -27,9 +29,11 @@ _ALWAYS = interfaces.IMultiCommitStorage, interfaces.IPrefetchStorage
 
 def provide(storage, names):
     """Let `storage` provide what `names`, pairs of module and name, stand for."""
+    if type(names) not in (tuple, list):
+        raise ProtocolError("the server does not tell what its storage provides")
     found = [
-        _KNOWN[name]
-        for module, name in names
-        if module == interfaces.__name__ and name in _KNOWN
+        interface
+        for name, interface in _KNOWN.items()
+        if any(pair == (interfaces.__name__, name) for pair in names)
     ]
     zope.interface.directlyProvides(storage, *_ALWAYS, *found)

@@ -11,6 +11,8 @@ import itertools
 import threading
 import time
 
+from ZODB.POSException import ReadOnlyError
+
 from ..errors import ClientDisconnected, ForkedStorageError, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
@@ -19,6 +21,7 @@ from ..wire.tlserrors import TLSFailed
 from . import forking
 from .call import Call
 from .strangers import refusal
+from .transfer import Uploads
 
 #: How often a server may let a sign of life be missing while it has something to
 #: do that may take it long: anything else than loads.
@@ -58,10 +61,7 @@ class Link:
         self.dropped_iterators = []
         #: (oid, serial) -> the `Download` of that blob.
         self.downloads = {}
-        #: Held by who uploads a blob.  It guards the calls that tell how far the
-        #: server is with the uploads.
-        self.upload_lock = threading.Lock()
-        self.upload_pings = collections.deque()
+        self.uploads = Uploads()
         #: Whether the server is one of ours, and not a stock ZEO server.
         self.is_zeolite = False
         #: Whether other servers write to the same database.
@@ -110,6 +110,11 @@ class Link:
         entered = [self._enter_load(oid, tid, on_loaded) for oid in oids]
         self._send(b"".join([data for _, data in entered]), wait=True)
         return [call for call, _ in entered]
+
+    @property
+    def has_loads(self):
+        """Whether somebody waits for a load now."""
+        return bool(self._loads)
 
     def post(self, data):
         """Send one-way calls that are encoded already.
@@ -251,7 +256,8 @@ class Link:
         """Make a call, wait for the reply, until `deadline`; return the result.
 
         `take` is given what the server says meanwhile, which is otherwise an
-        error.
+        error.  Raises the server's error if it is one that refuses a client, and
+        `ConnectionLost` for any other: a server that is no use.
         """
         call = self.call(name, args)
         while not call.is_done:
@@ -265,8 +271,18 @@ class Link:
             elif take is not None:
                 take(message)
             else:
-                raise ProtocolError(f"the server's call of {said[:50]!r} is too early")
-        return call.wait()
+                raise ProtocolError(f"the server's call of {said[:50]!a} is too early")
+        try:
+            return call.wait()
+        except (ReadOnlyError, ValueError, ClientDisconnected):
+            raise
+        except Exception as error:
+            if not call.is_refused:
+                raise
+            what = type(error).__name__
+            raise ConnectionLost(
+                f"it answers {name!r} with an error, {what}"
+            ) from error
 
     def notice_silence(self, seconds):
         """Have `receive` raise `PeerSilent` whenever nothing came for so long."""

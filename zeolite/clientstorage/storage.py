@@ -4,32 +4,42 @@ Here are ZODB's storage interfaces, and nothing about sockets: `Connection` has
 them.  What the server says by itself takes effect in `View`.
 """
 
+from __future__ import annotations
+
 import logging
+import os
+import ssl as ssl_module
 import time
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any
 
 import ZODB.event
 from ZODB.blob import BlobFile
 from ZODB.POSException import Unsupported
-from ZODB.utils import load_current, z64
 
-from ..errors import ClientDisconnected
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking, transfer
-from .arguments import check_id, number_of_seconds, text, tls
+from .arguments import number_of_seconds, text, tls
 from .blobs import open_directory
 from .committing import Committing
 from .connecting import Request
 from .connection import Connection
-from .history import filtered_undo_log
 from .interfaces import provide
-from .iteration import TransactionIterator, drop_iterators
+from .iteration import drop_iterators
 from .opencache import open_cache
+from .reading import Reading
 from .view import View
+
+if TYPE_CHECKING:
+    from .cache import CacheStatistics
 
 logger = logging.getLogger(__name__)
 
 MB = 1024 * 1024
+
+#: Called with "upload" or "download", the oid, bytes done and in all, or None.
+BlobProgress = Callable[[str, bytes, int, int | None], object]
 
 # Arguments whose features this version does not have.
 _LATER = {
@@ -40,7 +50,7 @@ _LATER = {
 }
 
 
-class ClientStorage(Committing):
+class ClientStorage(Reading, Committing):
     """A storage on a server, shared with other processes.
 
     `addr` is the server's address: a port (int) on 127.0.0.1, a pair of host and
@@ -123,36 +133,36 @@ class ClientStorage(Committing):
 
     def __init__(
         self,
-        addr,
-        storage="1",
-        cache_size=20 * MB,
-        name="",
-        wait_timeout=30,
-        disconnect_poll=1,
-        read_only=False,
-        read_only_fallback=False,
-        blob_dir=None,
-        shared_blob_dir=False,
-        blob_cache_size=None,
-        blob_cache_size_check=10,
-        client_label=None,
-        cache=None,
-        ssl=None,
-        ssl_server_hostname=None,
-        client=None,
-        var=None,
-        min_disconnect_poll=None,
-        max_disconnect_poll=None,
-        wait=True,
-        drop_cache_rather_verify=True,
-        credentials=None,
-        server_sync=False,
-        username=None,
-        password=None,
-        realm=None,
-        keep_alive=30,
-        blob_progress=None,
-    ):
+        addr: addresses.Address,
+        storage: str = "1",
+        cache_size: int = 20 * MB,
+        name: str = "",
+        wait_timeout: float | None = 30,
+        disconnect_poll: float | None = 1,
+        read_only: bool = False,
+        read_only_fallback: bool = False,
+        blob_dir: str | os.PathLike[str] | None = None,
+        shared_blob_dir: bool = False,
+        blob_cache_size: int | None = None,
+        blob_cache_size_check: int = 10,
+        client_label: str | None = None,
+        cache: Any = None,
+        ssl: ssl_module.SSLContext | None = None,
+        ssl_server_hostname: str | None = None,
+        client: str | None = None,
+        var: str | None = None,
+        min_disconnect_poll: float | None = None,
+        max_disconnect_poll: float | None = None,
+        wait: bool = True,
+        drop_cache_rather_verify: bool = True,
+        credentials: None = None,
+        server_sync: bool = False,
+        username: None = None,
+        password: None = None,
+        realm: None = None,
+        keep_alive: float | None = 30,
+        blob_progress: BlobProgress | None = None,
+    ) -> None:
         given = locals()
         for argument, feature in _LATER.items():
             if given[argument]:
@@ -200,70 +210,75 @@ class ClientStorage(Committing):
                 self.close()
                 raise
 
-    def after_fork(self):
+    def after_fork(self) -> None:
         """In the child: let go of what is the parent's."""
-        self._cache = self._view = self._connection = forking.Elsewhere()
-        self._blobs = forking.Elsewhere()
+        elsewhere: Any = forking.Elsewhere()
+        self._cache = self._view = self._connection = self._blobs = elsewhere
         self._begin_life()
 
     # What it is.
 
-    def close(self):
+    def close(self) -> None:
         """Disconnect, and give the cache back."""
         self._connection.close()
         self._cache.close()
         self._blobs.close()
 
-    def getName(self):
+    def getName(self) -> str:
         """The name, and whether there is a connection."""
         state = "connected" if self.is_connected() else "disconnected"
         return f"{self.__name__} ({state})"
 
-    def sortKey(self):
+    def sortKey(self) -> str:
+        """Return a text that orders storages that commit together, for all clients."""
         return self._sort_key
 
-    def is_connected(self):
+    def is_connected(self) -> bool:
         """Whether there is a connection to a server now."""
         return self._connection.is_connected
 
-    def new_addr(self, addr):
+    def new_addr(self, addr: addresses.Address) -> None:
         """Look for servers at other addresses from now on; as the argument `addr`.
 
         A connection that works is kept; otherwise they are tried at once.
         """
         self._connection.set_addresses(addresses.parse(addr))
 
-    def isReadOnly(self):
+    def isReadOnly(self) -> bool:
         """Whether nothing can be written: at all, or on the server of the moment."""
         return self._is_read_only or self._connection.is_read_only
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Return the number of objects in the served storage, about."""
         return self._view.info["length"]
 
-    def getSize(self):
+    def getSize(self) -> int:
+        """Return the bytes that the served storage has on its disk, about."""
         return self._view.info["size"]
 
-    def supportsUndo(self):
+    def supportsUndo(self) -> bool:
+        """Whether the served storage can undo transactions."""
         return self._view.info["supportsUndo"]
 
-    def registerDB(self, database):
+    def registerDB(self, database: Any) -> None:
+        """Tell `database` of changes from now on; `ZODB.DB` calls this."""
         super().registerDB(database)
         self._view.register(database)
 
-    def ping(self):
+    def ping(self) -> None:
         """Wait for the server to answer, and for all that it said before."""
         self._ask("ping")
 
-    def sync(self, force=True):
+    def sync(self, force: bool = True) -> None:
         """Called when a transaction begins: see `server_sync`."""
         if self._server_sync:
             self.ping()
 
-    def server_status(self):
+    def server_status(self) -> dict[str, Any]:
         """Return the server's statistics of this storage, a dictionary."""
         return self._ask("server_status")
 
-    def cache_statistics(self):
+    def cache_statistics(self) -> CacheStatistics | None:
         """Return the cache's `CacheStatistics`: hits, misses, bytes and more.
 
         They count from when the storage was opened.  None for a cache object that
@@ -272,88 +287,14 @@ class ClientStorage(Committing):
         statistics = getattr(self._cache, "statistics", None)
         return statistics and statistics()
 
-    # Reading.
-
-    def lastTransaction(self):
-        if self._view.last_tid is None:
-            self._connection.link()  # Without one there is no telling.
-        return self._view.last_tid or z64
-
-    def getInvalidations(self, tid):
-        """Return what was committed after `tid`: (last tid, list of oids).
-
-        Returns None if the server cannot tell.  It is for servers of this
-        storage, which have to tell their clients.
-        """
-        return self._ask("getInvalidations", tid)
-
-    def loadBefore(self, oid, tid):
-        try:
-            found = self._cache.loadBefore(oid, tid)
-        except Exception:
-            _check_ids(oid, tid)
-            raise
-        if found is not None:
-            return found
-        _check_ids(oid, tid)
-        while True:
-            link = self._connection.link()
-            try:
-                return link.load(oid, tid, self._view.loaded).wait()
-            except ClientDisconnected:
-                if not link.is_retired:
-                    raise
-
-    load = load_current
-
-    def prefetch(self, oids, tid):
-        """Ask for objects without waiting for them; loading them will wait."""
-        check_id("tid", tid)
-        oids = list(oids)
-        for oid in oids:
-            check_id("oid", oid)
-        has = getattr(self._cache, "has", self._cache.loadBefore)
-        wanted = [oid for oid in oids if not has(oid, tid)]
-        if wanted:
-            self._connection.link().loads(wanted, tid, self._view.loaded)
-
-    def loadSerial(self, oid, serial):
-        check_id("oid", oid)
-        check_id("serial", serial)
-        return self._ask("loadSerial", oid, serial)
-
-    def getTid(self, oid):
-        check_id("oid", oid)
-        return self._ask("getTid", oid)
-
-    def history(self, oid, size=1):
-        check_id("oid", oid)
-        return self._ask("history", oid, size)
-
-    def record_iternext(self, next=None):
-        if next is not None:
-            check_id("oid", next)
-        return self._ask("record_iternext", next)
-
-    def undoLog(self, first=0, last=-20, filter=None):
-        if filter is None:
-            return self._ask("undoLog", first, last)
-        return filtered_undo_log(self.undoLog, first, last, filter)
-
-    def undoInfo(self, first=0, last=-20, specification=None):
-        return self._ask("undoInfo", first, last, specification)
-
-    def iterator(self, start=None, stop=None):
-        """Return an iterator over the transactions from tid `start` to `stop`.
-
-        A transaction's records can be had until the next transaction is.
-        """
-        for tid in (start, stop):
-            if tid is not None:
-                check_id("tid", tid)
-        return TransactionIterator(self._connection.link, start, stop)
-
-    def pack(self, t=None, referencesf=None, wait=True, days=0, gc=None):
+    def pack(
+        self,
+        t: float | None = None,
+        referencesf: Any = None,
+        wait: bool = True,
+        days: float = 0,
+        gc: bool | None = None,
+    ) -> None:
         """Have the server pack the storage as of `t`, a time in seconds.
 
         `days` are subtracted from it.  With `wait` false the server packs while
@@ -363,7 +304,7 @@ class ClientStorage(Committing):
         ZEO server.
         """
         t = (time.time() if t is None else t) - days * 86400
-        arguments = t, bool(wait)
+        arguments: tuple[object, ...] = t, bool(wait)
         if gc is not None:
             if not self._connection.link().is_zeolite:
                 raise Unsupported(
@@ -375,10 +316,11 @@ class ClientStorage(Committing):
 
     # Blobs.
 
-    def temporaryDirectory(self):
+    def temporaryDirectory(self) -> str:
+        """Return the directory for blobs that are not committed yet."""
         return self._blobs.temporary()
 
-    def loadBlob(self, oid, serial):
+    def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob, which is downloaded if it is not there.
 
         The file may be removed from a cache of limited size at any time: see
@@ -386,7 +328,9 @@ class ClientStorage(Committing):
         """
         return self._blobs.load(oid, serial, self._download(oid, serial))
 
-    def openCommittedBlobFile(self, oid, serial, blob=None):
+    def openCommittedBlobFile(
+        self, oid: bytes, serial: bytes, blob: Any = None
+    ) -> IO[bytes]:
         """Return an open file, a `BlobFile` of `blob` if that is given."""
 
         def opener(path):
@@ -414,16 +358,6 @@ class ClientStorage(Committing):
         link = self._connection.link()
         return link.call(name, args, drop_iterators(link)).wait()
 
-    def _ask(self, name, *args):
-        """Make a call that only reads: anew if this has left the server meanwhile."""
-        while True:
-            link = self._connection.link()
-            try:
-                return link.call(name, args, drop_iterators(link)).wait()
-            except ClientDisconnected:
-                if not link.is_retired:
-                    raise
-
     # The reader thread.
 
     def _connected(self, info):
@@ -431,8 +365,3 @@ class ClientStorage(Committing):
 
     def _stale(self):
         ZODB.event.notify(StaleCache(self))
-
-
-def _check_ids(oid, tid):
-    check_id("oid", oid)
-    check_id("tid", tid)

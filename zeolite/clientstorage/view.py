@@ -11,6 +11,8 @@ import time
 from persistent.timestamp import TimeStamp
 from ZODB.utils import z64
 
+from ..errors import CommitInDoubt, ProtocolError
+from ..wire.packed import is_id
 from .connection import Refused
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class View:
             raise Refused(self._is_newer(known, tid))
         if known is not None and known != tid:
             changed = ask("getInvalidations", known)
+            if not _tells_changes(changed):
+                raise ProtocolError("the server does not tell what has changed")
             if changed is None:
                 self._is_stale(known, tid)
                 self.cache.clear()
@@ -173,12 +177,17 @@ class View:
     def loaded(self, oid, found):
         """A load was answered; return the answer."""
         if found is not None:
+            if not _is_revision(found):
+                raise ProtocolError("the server does not tell an object's revision")
             data, start, end = found
             self.cache.store(oid, start, end, data)
         return found
 
     def finished(self, state, f, tid):
         """A transaction was committed as `tid`; tell `f`, and return it."""
+        if not is_id(tid):
+            state.link.end()  # What was committed is found out with the next one.
+            raise CommitInDoubt("the server does not tell what it was committed as")
         for oid in state.stored:
             self.cache.invalidate(oid, tid)
         try:
@@ -192,6 +201,24 @@ class View:
                 if data is not None:
                     self.cache.store(oid, tid, None, data)
         return tid
+
+
+def _is_revision(found):
+    """Say whether `found` is what a load may be answered with."""
+    if type(found) is not tuple or len(found) != 3:
+        return False
+    data, start, end = found
+    return type(data) is bytes and is_id(start) and (end is None or is_id(end))
+
+
+def _tells_changes(changed):
+    """Say whether it is what `getInvalidations` may be answered with."""
+    if changed is None:
+        return True
+    if type(changed) not in (tuple, list) or len(changed) != 2:
+        return False
+    tid, oids = changed
+    return is_id(tid) and type(oids) in (tuple, list) and all(map(is_id, oids))
 
 
 def _last_tid(cache):

@@ -12,8 +12,6 @@ from ZODB.utils import z64
 from ..clientstorage import cacheformat, cacheowner
 from ..errors import ConfigurationError
 
-HELP = "show and verify a client's cache file"
-
 DESCRIPTION = """\
 Show what a client's cache file has, and verify it.  The file is not changed.
 

@@ -18,6 +18,7 @@ import re
 import stat
 import tempfile
 import threading
+import time
 
 import ZODB.interfaces
 from ZODB.POSException import StorageError, Unsupported
@@ -27,7 +28,7 @@ from ..wire import messages
 logger = logging.getLogger(__name__)
 
 #: Bytes in one message.
-CHUNK = 64 * 1024
+CHUNK = 120 * 1024
 
 #: What files are called that clients upload.
 PREFIX = "zeolite-upload-"
@@ -76,10 +77,15 @@ def remove_abandoned(storage):
 class Upload:
     """A file that a client is sending.  For the session's own thread.
 
-    Errors are kept, and raised by `end`.
+    It may have `most` bytes, 0 for no limit.  Errors are kept, and raised by `end`.
     """
 
-    def __init__(self, storage):
+    def __init__(self, storage, most=0):
+        self._most = most
+        self._size = 0
+        # When the client has last sent a piece.
+        self._touched = time.monotonic()
+        self._lock = threading.Lock()  # Guards the two below.
         self._file = self._error = None
         try:
             directory = directory_of(storage)
@@ -91,12 +97,18 @@ class Upload:
 
     def add(self, chunk):
         """Write the next bytes."""
-        if self._error is None:
+        self._touched = time.monotonic()
+        with self._lock:
+            if self._error is not None:
+                return
             try:
+                self._size += len(chunk)
+                if self._most and self._size > self._most:
+                    raise too_large(self._most)
                 rest = memoryview(chunk)
                 while rest:
                     rest = rest[self._file.write(rest) :]
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 # The disk is full: give its room back now, not at the end.
                 self._error = error
                 self._discard()
@@ -106,16 +118,28 @@ class Upload:
 
         Raises what has gone wrong meanwhile.
         """
-        if self._error is not None:
-            raise self._error
-        self._file.close()
-        path, self._file = self._file.name, None
-        return path
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            self._file.close()
+            path, self._file = self._file.name, None
+            return path
 
     def close(self):
         """Forget it, if it has not ended."""
-        self._error = self._error or StorageError("the upload of a blob was given up")
-        self._discard()
+        self._give_up("the upload of a blob was given up")
+
+    def is_idle(self, seconds):
+        """Whether no piece came for so long.  If so, forget it.  Any thread."""
+        if time.monotonic() - self._touched < seconds:
+            return False
+        self._give_up(f"no piece of a blob came for {seconds:g} seconds")
+        return True
+
+    def _give_up(self, why):
+        with self._lock:
+            self._error = self._error or StorageError(why)
+            self._discard()
 
     def _discard(self):
         file, self._file = self._file, None
@@ -133,7 +157,7 @@ def shared_file(storage, oid, name):
     """
     directory_of(storage)
     if not _shared_name(name):
-        raise StorageError(f"no name for a blob's file: {name[:100]!r}")
+        raise StorageError(f"no name for a blob's file: {name[:100]!a}")
     fshelper = getattr(storage, "fshelper", None)
     if fshelper is None:
         raise Unsupported("this storage does not share its blob directory")
@@ -181,6 +205,14 @@ class _NoWindow:
 
     def take(self):
         pass
+
+
+def too_large(most):
+    """Return the error for a transaction of more than `most` bytes."""
+    return StorageError(
+        f"the transaction is larger than the {most} bytes of max-transaction-size, "
+        "which the server's configuration sets"
+    )
 
 
 def send(session, oid, serial, room=None):

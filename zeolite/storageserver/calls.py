@@ -7,8 +7,9 @@ when they are done.  Those that write are in `writing.py`.
 """
 
 import logging
+import time
 
-from ZODB.POSException import Unsupported
+from ZODB.POSException import StorageError, Unsupported
 from ZODB.serialize import referencesf
 from ZODB.utils import load_current
 
@@ -31,6 +32,13 @@ from .methods import (
 )
 
 logger = logging.getLogger(__name__)
+
+#: How many transactions or revisions a client is told of in one reply.
+MOST_RESULTS = 10_000
+
+
+#: Seconds since 1970; not every system can tell a date for more.
+_END_OF_TIME = 100_000_000_000
 
 
 # The connection.
@@ -68,17 +76,17 @@ def _last_transaction(session):
 
 def _get_invalidations(session, tid):
     delivery = session.delivery
-    return session.served.changed_since(tid, delivery.cursor, delivery.tid)
+    how, changed = session.served.changed_since(tid, delivery.cursor, delivery.tid)
+    session.counts[how] += 1
+    return changed
 
 
 def _load_before(session, oid, tid):
-    session.counts["loads"] += 1
-    return session.storage.loadBefore(oid, tid)
+    return session.load(session.storage.loadBefore, oid, tid)
 
 
 def _load_serial(session, oid, serial):
-    session.counts["loads"] += 1
-    return session.storage.loadSerial(oid, serial)
+    return session.load(session.storage.loadSerial, oid, serial)
 
 
 def _get_tid(session, oid):
@@ -87,7 +95,7 @@ def _get_tid(session, oid):
 
 
 def _send_blob(session, oid, serial, room=None):
-    session.counts["loads"] += 1
+    session.served.count(session, "blob_loads")
     blobs.send(session, oid, serial, room)
 
 
@@ -102,20 +110,47 @@ def _blob_received(session, oid, serial, count):
 
 
 def _history(session, oid, size=1):
-    return plain_only(session.storage.history(oid, size))
+    size = min(size, MOST_RESULTS + 1)
+    return _plain_results(session.storage.history(oid, size))
 
 
 def _record_iternext(session, next=None):
-    return _storage_method(session, "record_iternext")(next)
+    record_iternext = _storage_method(session, "record_iternext")
+    try:
+        return record_iternext(next)
+    except ValueError as error:  # What a file storage makes of an oid too large.
+        raise StorageError(f"there is no next record: {error}") from None
 
 
 def _undo_log(session, first, last):
-    return plain_only(_storage_method(session, "undoLog")(first, last))
+    undo_log = _storage_method(session, "undoLog")
+    return _plain_results(undo_log(*_span(first, last)))
 
 
 def _undo_info(session, first, last, specification=None):
     undo_info = _storage_method(session, "undoInfo")
-    return plain_only(undo_info(first, last, specification))
+    return _plain_results(undo_info(*_span(first, last), specification))
+
+
+def _span(first, last):
+    """Return `first` and `last`, but not to get more than one result too many.
+
+    A `last` that is negative says how many are wanted.
+    """
+    first = max(first, 0)
+    if last < 0:
+        return first, max(last, -MOST_RESULTS - 1)
+    return first, min(last, first + MOST_RESULTS + 1)
+
+
+def _plain_results(results):
+    if results is None:
+        return None
+    if len(results) > MOST_RESULTS:
+        raise StorageError(
+            f"there are more than {MOST_RESULTS}; ask for no more than that at a time"
+        )
+    return [plain_only(result) for result in results]
 
 
 def _storage_method(session, name):
@@ -127,21 +162,43 @@ def _storage_method(session, name):
 
 def _pack(session, when, wait, *rest):
     *gc, message_id = rest
+    _check_pack_allowed(session)
+    if not 0 <= when < _END_OF_TIME:
+        raise StorageError(f"{when!r} is no time to pack to")
     # Not every storage takes it.
     options = {"gc": bool(gc[0])} if gc else {}
 
     def pack():
+        served = session.served
+        logger.info("client %s: pack of storage %s begins", session, served.name)
+        start, before = time.monotonic(), session.storage.getSize()
         session.storage.pack(when, referencesf, **options)
-        session.served.packed()
+        logger.info(
+            "client %s: pack of storage %s took %.1f s, %d bytes before and %d after",
+            session,
+            served.name,
+            time.monotonic() - start,
+            before,
+            session.storage.getSize(),
+        )
+        served.packed()
 
     def respond(answer):
         if wait:
-            session.respond(message_id, "pack", answer)
+            session.respond(message_id, "pack", answer, may_wait=True)
         elif answer is not None:
-            logger.error("client %s: pack failed", session, exc_info=answer)
+            session.log_failure("pack", answer)
 
-    session.served.in_helper("pack", respond, pack)
+    session.served.in_helper(session, "pack", respond, pack)
     return DELAYED if wait else None
+
+
+def _check_pack_allowed(session):
+    allowed = session.served.options.allow_pack
+    if allowed == "none":
+        raise Unsupported("packing through this server is forbidden by its allow-pack")
+    if allowed == "writers":
+        session.check_writable()
 
 
 # Iterating.
@@ -201,7 +258,7 @@ METHODS = {
     "iterator_record_next": Method(_iterator_record_next, is_int),
     "iterator_gc": Method(_iterator_gc, is_list_of_ints),
     # Writing.
-    "new_oids": Method(writing.new_oids, is_int, optional=1),
+    "new_oids": Method(writing.new_oids, is_int, optional=1, writes=True),
     "tpc_begin": Method(
         writing.tpc_begin,
         is_int,
@@ -211,14 +268,25 @@ METHODS = {
         is_id_or_none,
         is_text,
         optional=2,
+        writes=True,
     ),
-    "storea": Method(writing.store, is_oid, is_serial, is_bytes, is_int),
-    "restorea": Method(writing.restore, is_oid, is_id, is_data, is_id_or_none, is_int),
-    "storeBlobStart": Method(writing.store_blob_start),
-    "storeBlobChunk": Method(writing.store_blob_chunk, is_bytes),
-    "storeBlobEnd": Method(writing.store_blob_end, is_oid, is_serial, is_bytes, is_int),
+    "storea": Method(writing.store, is_oid, is_serial, is_bytes, is_int, writes=True),
+    "restorea": Method(
+        writing.restore, is_oid, is_id, is_data, is_id_or_none, is_int, writes=True
+    ),
+    "storeBlobStart": Method(writing.store_blob_start, writes=True),
+    "storeBlobChunk": Method(writing.store_blob_chunk, is_bytes, writes=True),
+    "storeBlobEnd": Method(
+        writing.store_blob_end, is_oid, is_serial, is_bytes, is_int, writes=True
+    ),
     "storeBlobShared": Method(
-        writing.store_blob_shared, is_oid, is_serial, is_bytes, is_a(str), is_int
+        writing.store_blob_shared,
+        is_oid,
+        is_serial,
+        is_bytes,
+        is_a(str),
+        is_int,
+        writes=True,
     ),
     # Only our clients know this one.
     "restoreBlob": Method(
@@ -229,13 +297,14 @@ METHODS = {
         is_a(str, type(None)),
         is_id_or_none,
         is_int,
+        writes=True,
     ),
-    "deleteObject": Method(writing.delete_object, is_id, is_id, is_int),
+    "deleteObject": Method(writing.delete_object, is_id, is_id, is_int, writes=True),
     "checkCurrentSerialInTransaction": Method(
-        writing.check_current, is_id, is_id, is_int
+        writing.check_current, is_id, is_id, is_int, writes=True
     ),
-    "undoa": Method(writing.undo, is_bytes, is_int),
-    "vote": Method(writing.vote, is_int, delayed=True),
-    "tpc_finish": Method(writing.tpc_finish, is_int),
+    "undoa": Method(writing.undo, is_bytes, is_int, writes=True),
+    "vote": Method(writing.vote, is_int, delayed=True, writes=True),
+    "tpc_finish": Method(writing.tpc_finish, is_int, writes=True),
     "tpc_abort": Method(writing.tpc_abort, is_int),
 }

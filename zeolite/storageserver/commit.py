@@ -1,7 +1,7 @@
-"""The commit lock, transactions, and the timeout that guards the lock.
+"""Transactions, from their first call to their end.
 
-One transaction at a time may be between its vote and its end.  The commit lock
-is first come, first served.  A vote that finds it free runs in the client's
+One transaction at a time may be between its vote and its end: it has the commit
+lock, see `commitlock`.  A vote that finds it free runs in the client's
 thread; one that must wait is put in the queue, and the *vote runner*, one thread
 a storage, runs it when its turn comes, so that the client's other calls go on
 meanwhile.
@@ -25,113 +25,22 @@ import enum
 import logging
 import threading
 import time
-from collections import deque
+from functools import partial
 
-from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
+from ZODB.POSException import (
+    ConflictError,
+    StorageError,
+    StorageTransactionError,
+)
 from ZODB.utils import maxtid
 
-from .staging import Staging
+from .operations import OPERATIONS, TAKE_FILES
+from .staging import MEMORY, Staging
 
 logger = logging.getLogger(__name__)
 
 #: What `Transaction.vote` returns if the answer comes later.
 DELAYED = object()
-
-
-class CommitLock:
-    """First come, first served.  Any thread calls any method."""
-
-    def __init__(self):
-        self._lock = threading.Lock()  # Guards all of the below.
-        self._turn = threading.Condition(self._lock)  # For `next`.
-        self._alarm = threading.Condition(self._lock)  # For `expired`.
-        self._holder = None
-        self._since = None
-        self._handed_over = None
-        self._queue = deque()
-        self._closed = False
-
-    @property
-    def since(self):
-        """When the holder got it (`time.monotonic` seconds), or None."""
-        return self._since
-
-    @property
-    def waiting(self):
-        """How many wait for it."""
-        return len(self._queue)
-
-    def acquire(self, who):
-        """Return True if the lock is now `who`'s, False if it is in the queue.
-
-        Then `next` returns it once the lock is its own.
-        """
-        with self._lock:
-            if self._holder is None:
-                self._hold(who)
-                return True
-            self._queue.append(who)
-            return False
-
-    def withdraw(self, who):
-        """Take `who` out of the queue; return False if it is not in there."""
-        with self._lock:
-            try:
-                self._queue.remove(who)
-            except ValueError:
-                return False
-            return True
-
-    def release(self, who):
-        """Give the lock to the first in the queue."""
-        with self._lock:
-            assert self._holder is who, "released by somebody who had it not"
-            self._holder = self._since = None
-            if self._queue:
-                self._hold(self._queue.popleft())
-                self._handed_over = self._holder
-                self._turn.notify()
-
-    def next(self):
-        """Wait for somebody to get the lock out of the queue; return who.
-
-        Returns None when the lock is closed.  One thread calls it.
-        """
-        with self._lock:
-            while self._handed_over is None and not self._closed:
-                self._turn.wait()
-            who, self._handed_over = self._handed_over, None
-            return who
-
-    def expired(self, timeout, known=None):
-        """Wait until somebody has had the lock for `timeout` seconds; return who.
-
-        `known` is not returned: it was dealt with.  Returns None when the lock
-        is closed.  One thread calls it.
-        """
-        with self._lock:
-            while not self._closed:
-                # Nobody wakes this thread when the holder changes.  It looks
-                # again when the present holder's time is up, and if there is
-                # none, when that of one who comes right now would be.
-                left = timeout
-                if self._holder is not None and self._holder is not known:
-                    left -= time.monotonic() - self._since
-                    if left <= 0:
-                        return self._holder
-                self._alarm.wait(left)
-            return None
-
-    def close(self):
-        """End `next` and `expired`."""
-        with self._lock:
-            self._closed = True
-            self._turn.notify()
-            self._alarm.notify()
-
-    def _hold(self, who):
-        self._holder = who
-        self._since = time.monotonic()
 
 
 class State(enum.Enum):
@@ -154,13 +63,19 @@ class Transaction:
     """
 
     def __init__(self, session, metadata, tid=None, status=" "):
-        self._session = session
+        #: Whose it is.
+        self.session = session
         self._served = session.served
         self._storage = session.storage
         self._metadata = metadata
         self._begin_args = _begin_args(metadata, tid, status)
-        self._staging = Staging()
-        self._leaves_conflicts = session.served.options.client_conflict_resolution
+        options = session.served.options
+        # All of a client's transactions together are to stay within some MB.
+        memory = MEMORY // (1 + len(session.transactions))
+        self._new_staging = partial(Staging, options.max_transaction_size, memory)
+        self._staging = self._new_staging()
+        self._leaves_conflicts = options.client_conflict_resolution
+        self._most_conflicts = options.max_message_size
         self._conflicts = []
         self._oids = {}
         # What the client does not know that it changes: conflicts that the
@@ -169,13 +84,37 @@ class Transaction:
         self._error = None
         self._respond = None
         self._entry = None
-        self._lock = threading.Lock()  # Guards the two below.
+        # When the client has last said something about it.  Read by any thread.
+        self._touched = time.monotonic()
+        # When its vote was asked for first (`time.monotonic` seconds).
+        self._asked = None
+        #: Seconds that it had to wait for the commit lock.
+        self.waited = 0
+        self._lock = threading.Lock()  # Guards the three below.
         self._state = State.STAGING
         self._doom = None
+        # Why it did not commit, once that is known.
+        self._why = None
+
+    def __str__(self):
+        return f"client {self.session}"
 
     @property
     def has_ended(self):
         return self._state is State.ENDED
+
+    @property
+    def state(self):
+        """What it is doing, a text for people."""
+        return self._state.value
+
+    @property
+    def outcome(self):
+        """How it has ended, for the log."""
+        entry = self._entry
+        if entry is not None and entry.published and not entry.void:
+            return f"committed {entry.tid.hex()} with {len(entry.oids)} objects"
+        return f"did not commit: {self._why or 'its vote failed'}"
 
     # The session's own thread.
 
@@ -185,6 +124,7 @@ class Transaction:
         The call that asked for it has no reply: an error is kept as well, and
         raised by `vote`.
         """
+        self._touched = time.monotonic()
         try:
             if self._error is None:
                 self._expect(State.STAGING, State.RESOLVING)
@@ -198,6 +138,7 @@ class Transaction:
         The file is removed unless the storage takes it over.
         """
         path = args[-1]
+        self._touched = time.monotonic()
         try:
             self._staging.own(path)
         except Exception as error:
@@ -206,9 +147,10 @@ class Transaction:
             self.stage(method, *args)
 
     def fail(self, error):
-        """Let `vote` raise `error`, if it is the first."""
+        """Let `vote` raise `error`, if it is the first; keep nothing until then."""
         if self._error is None:
             self._error = error
+            self._staging.close()
 
     def vote(self, respond):
         """Let the storage prepare the commit; return its result or `DELAYED`.
@@ -216,6 +158,9 @@ class Transaction:
         If the commit lock is taken the answer comes later: `respond` is called
         by the vote runner with the result, or with an exception.
         """
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
         with self._lock:
             again = self._expect(State.STAGING, State.RESOLVING) is State.RESOLVING
             if self._error is None:
@@ -225,7 +170,8 @@ class Transaction:
             self.abort("its vote failed")
             raise error
         self._respond = respond
-        if not again and not self._served.commit_lock.acquire(self):
+        if not again and not self._served.commit_lock.acquire(self, now):
+            self._served.reports.queued(self)
             return DELAYED
         return self._vote()
 
@@ -240,28 +186,34 @@ class Transaction:
             if self._entry is None:
                 # A storage that forgot to call back.
                 self._reserve(tid or self._storage.lastTransaction())
-        except BaseException:
+        except BaseException as error:
+            self._why = f"{type(error).__name__}: {error}"
             if self._entry is not None:
                 journal.cancel(self._entry)
             self._abort_in_storage()
             self._end()
             raise
+        now = None
         try:
             journal.publish(self._entry)
+            now = time.monotonic()
+            self._served.commit_times.observe(now - self._asked)
         finally:
-            self._end()
-        self._served.dispatcher.wake(self._session.delivery)
+            self._end(now)
+        self._served.dispatcher.wake(self.session.delivery)
         return self._entry.tid, self._entry
 
     # The vote runner.
 
     def run_vote(self):
         """Vote now, having got the commit lock, and respond."""
+        self.waited = time.monotonic() - self._asked
         try:
             answer = self._vote()
         except Exception as error:
             answer = error
         self._respond(answer)
+        self._served.reports.got(self, self.waited)
 
     # Any thread.
 
@@ -270,11 +222,12 @@ class Transaction:
 
         `why` is for the one who may still wait for its vote.
         """
-        error = StorageTransactionError(f"the transaction was aborted: {why}")
+        error = _aborted(why)
         with self._lock:
             before = self._state
             if before in (State.FINISHING, State.ENDED):
                 return False
+            self._why = why
             if before is State.VOTING or (
                 before is State.WAITING and not self._served.commit_lock.withdraw(self)
             ):
@@ -283,9 +236,24 @@ class Transaction:
             self._state = State.ENDED
         if before in (State.VOTED, State.RESOLVING):
             self._abort_in_storage()
-            self._served.commit_lock.release(self)
+            self._served.release(self)
         elif before is State.WAITING:
             self._respond(error)
+        self._staging.close()
+        return True
+
+    def abort_if_idle(self, seconds):
+        """End it if nothing was said about it for so long before its vote.
+
+        Returns whether it was ended.
+        """
+        with self._lock:
+            if self._state is not State.STAGING:
+                return False
+            if time.monotonic() - self._touched < seconds:
+                return False
+            self._state = State.ENDED
+            self._why = f"nothing was said about it for {seconds:g} seconds"
         self._staging.close()
         return True
 
@@ -293,7 +261,7 @@ class Transaction:
         """End it, and the client's connection, because it took too long."""
         why = f"it was not finished within {seconds:g} seconds of getting the lock"
         if self.abort(why):
-            self._session.end(f"its transaction was aborted: {why}")
+            self.session.end(f"its transaction was aborted: {why}")
 
     # Whoever holds the commit lock.
 
@@ -306,7 +274,8 @@ class Transaction:
             if doom is not None:
                 raise doom
             changed = self._vote_in_storage()
-        except BaseException:
+        except BaseException as error:
+            self._why = self._why or f"{type(error).__name__}: {error}"
             self._abort_in_storage()
             self._end()
             raise
@@ -327,21 +296,26 @@ class Transaction:
             storage.tpc_begin(*self._begin_args)
             self._begin_args = None
         self._conflicts = []
+        size = 0
         for method, args in self._staging:
             try:
-                found = _OPERATIONS[method](storage, metadata, self._oids, *args)
+                found = OPERATIONS[method](storage, metadata, self._oids, *args)
             except ConflictError as error:
                 if method != "store" or not self._leaves_conflicts:
                     raise
                 oid, _, data = args
+                size += len(data)
+                if size > self._most_conflicts:
+                    raise  # They would not fit into one message.
                 conflict = {"oid": oid, "serials": error.serials, "data": data}
                 self._conflicts.append(conflict)
             else:
                 self._changed.update(dict.fromkeys(found or ()))
-                if method in _TAKE_FILES:
+                if method in TAKE_FILES:
                     self._staging.disown(args[-1])
         self._staging.close()
         if self._conflicts:
+            self._staging = self._new_staging()  # For what the client resolves.
             return [*self._changed, *self._conflicts]
         self._changed.update(dict.fromkeys(storage.tpc_vote(metadata) or ()))
         self._oids.update(self._changed)
@@ -355,22 +329,28 @@ class Transaction:
 
     def _reserve(self, tid):
         self._entry = self._served.journal.reserve(
-            tid, list(self._oids), self._session.delivery
+            tid, list(self._oids), self.session.delivery
         )
 
-    def _end(self):
+    def _end(self, now=None):
         with self._lock:
             self._state = State.ENDED
-        self._served.commit_lock.release(self)
+        self._served.release(self, now)
         self._staging.close()
 
     def _expect(self, *states):
         """Return the state, or raise if it is another one."""
         if self._state not in states:
+            if self._why is not None:
+                raise _aborted(self._why)
             raise StorageTransactionError(
                 f"the transaction is {self._state.value}, not {states[0].value}"
             )
         return self._state
+
+
+def _aborted(why):
+    return StorageTransactionError(f"the transaction was aborted: {why}")
 
 
 def _check_tid(storage, tid=None):
@@ -387,55 +367,3 @@ def _begin_args(metadata, tid, status):
     if tid is None:
         return (metadata,)
     return (metadata, tid) if status == " " else (metadata, tid, status)
-
-
-# What can be staged.  Each adds to `oids` what it changes.
-
-
-def _store(storage, metadata, oids, oid, serial, data):
-    storage.store(oid, serial, data, "", metadata)
-    oids[oid] = None
-
-
-def _restore(storage, metadata, oids, oid, serial, data, prev_txn):
-    storage.restore(oid, serial, data, "", prev_txn, metadata)
-    oids[oid] = None
-
-
-def _store_blob(storage, metadata, oids, oid, serial, data, path):
-    storage.storeBlob(oid, serial, data, path, "", metadata)
-    oids[oid] = None
-
-
-def _restore_blob(storage, metadata, oids, oid, serial, data, prev_txn, path):
-    storage.restoreBlob(oid, serial, data, path, prev_txn, metadata)
-    oids[oid] = None
-
-
-def _delete(storage, metadata, oids, oid, serial):
-    storage.deleteObject(oid, serial, metadata)
-    oids[oid] = None
-
-
-def _check_current(storage, metadata, oids, oid, serial):
-    storage.checkCurrentSerialInTransaction(oid, serial, metadata)
-
-
-def _undo(storage, metadata, oids, transaction_id):
-    undone = storage.undo(transaction_id, metadata)
-    # A storage may tell here what it has undone, or only when it votes.
-    return undone[1] if undone else ()
-
-
-_OPERATIONS = {
-    "store": _store,
-    "restore": _restore,
-    "store_blob": _store_blob,
-    "restore_blob": _restore_blob,
-    "delete": _delete,
-    "check": _check_current,
-    "undo": _undo,
-}
-
-#: Operations whose last argument is a file that the storage takes over.
-_TAKE_FILES = ("store_blob", "restore_blob")

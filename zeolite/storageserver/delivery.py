@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: Replies and invalidations are gathered up to about so many bytes.
 GATHER = 64 * 1024
 
+#: How many replies of other threads may wait for the peer to take what is before them.
+MOST_LATER = 1000
+
 
 class Delivery:
     """The sending side of one connection.
@@ -44,6 +47,10 @@ class Delivery:
         self._closed = False
         self._log = None
         self._cursor = 0
+        self._later_lock = threading.Lock()  # A leaf.  Guards the two below.
+        # What `_finish` is to send, and whether it runs.
+        self._later = []
+        self._is_finishing = False
         # What the own thread has not sent yet.
         self._gathered = []
         self._gathered_size = 0
@@ -55,6 +62,11 @@ class Delivery:
     def cursor(self):
         """The number of the log's next entry for this connection."""
         return self._cursor
+
+    @property
+    def is_idle(self):
+        """Whether the session's own thread waits for the next call."""
+        return self._idle
 
     # The session's own thread.
 
@@ -108,6 +120,10 @@ class Delivery:
         with self._lock:
             self._closed = True
             self._idle = False
+            # The log knows this as the origin of commits for as long as it has them,
+            # and is not to keep the whole session with its last messages.
+            self._on_failure = _ignore
+            self._gathered.clear()
 
     def _send_gathered(self):
         gathered = self._gathered
@@ -172,24 +188,40 @@ class Delivery:
             self.nudge()
 
     def _finish_later(self, frame):
-        """Leave a thread behind that sends the rest and `frame`."""
-        thread = threading.Thread(
-            target=self._finish, args=(frame,), name="zeolite-rest", daemon=True
-        )
+        """Leave a thread behind that sends the rest and `frame`; one is enough."""
+        with self._later_lock:
+            self._later.append(frame)
+            if len(self._later) > MOST_LATER:
+                error = ConnectionLost(f"it left {MOST_LATER} replies untaken")
+            elif self._is_finishing:
+                return
+            else:
+                self._is_finishing, error = True, None
+        if error is not None:
+            self._on_failure(error)
+            return
+        thread = threading.Thread(target=self._finish, name="zeolite-rest", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # There are too many threads.
             self._on_failure(error)
 
-    def _finish(self, frame):
+    def _finish(self):
         try:
-            with self._lock:
-                if not self._closed:
-                    self._channel.send(frame)
+            while frames := self._take_later():
+                with self._lock:
+                    if not self._closed:
+                        self._channel.send(b"".join(frames))
         except ConnectionLost as error:
             self._on_failure(error)
         else:
             self.nudge()
+
+    def _take_later(self):
+        with self._later_lock:
+            frames, self._later = self._later, []
+            self._is_finishing = bool(frames)
+            return frames
 
     # Any thread.
 
@@ -229,6 +261,10 @@ class Delivery:
                     break
         if frames:
             self._channel.offer(b"".join(frames))
+
+
+def _ignore(error):
+    """What a connection that is closed does about a failure."""
 
 
 class Dispatcher:

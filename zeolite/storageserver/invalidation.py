@@ -22,6 +22,9 @@ from ..wire import messages
 #: How many entries connected clients may be behind before they are given up.
 MAXIMUM = 10_000
 
+#: How many oids the entries for these clients may have together.
+MAXIMUM_OIDS = 2_000_000
+
 
 class FellBehind(Exception):
     """The log no longer has what a cursor points at."""
@@ -66,6 +69,7 @@ class InvalidationLog:
         self._keep = keep
         self._maximum = max(maximum, keep)
         self._entries = deque()
+        self._oids = 0  # How many oids the entries have.
         self._first = 0  # The number of the first entry.
         self._base = tid  # All commits after this tid are in the log.
         #: The number behind the last entry that readers see.  Read without lock.
@@ -108,6 +112,7 @@ class InvalidationLog:
     def cancel(self, entry):
         """Give a place back: its commit failed."""
         with self._lock:
+            self._oids -= len(entry.oids)
             if self._entries and self._entries[-1] is entry:
                 self._entries.pop()
             else:
@@ -135,7 +140,7 @@ class InvalidationLog:
         """
         with self._lock:
             for _ in range(self.end - self._first):
-                self._entries.popleft()
+                self._count_out(self._entries.popleft())
             # One number is skipped, so that no cursor is in the right place.
             self._first = self.end = self.end + 1
             self._base = self.last_tid = max(tid, self.last_tid)
@@ -147,9 +152,16 @@ class InvalidationLog:
 
     def _place(self, entry):
         self._entries.append(entry)
-        while len(self._entries) > self._maximum and self._first < self.end:
+        if not entry.void:
+            self._oids += len(entry.oids)
+        while self._is_too_long() and self._first < self.end:
             self._drop()
         return entry
+
+    def _is_too_long(self):
+        if len(self._entries) > self._maximum:
+            return True
+        return len(self._entries) > self._keep and self._oids > MAXIMUM_OIDS
 
     def _publish(self, entry):
         entry.published = True
@@ -210,6 +222,11 @@ class InvalidationLog:
 
     def _drop(self):
         entry = self._entries.popleft()
+        self._count_out(entry)
         self._first += 1
         if not entry.void:
             self._base = entry.tid
+
+    def _count_out(self, entry):
+        if not entry.void:
+            self._oids -= len(entry.oids)

@@ -6,19 +6,18 @@ from ZODB.POSException import StorageError
 
 from ..wire.messages import load_extension, plain_only
 
-#: How many iterators over transactions a client may have; each has a file open.
-MAXIMUM = 100
-
 
 class Iterators:
     """The iterators of one client, by the numbers that it knows them by.
 
     Used by the session's own thread.  An iterator holds one transaction at a
-    time, and is gone when it has come to its end.
+    time, and is gone when it has come to its end.  There may be `most` over
+    transactions, which each have a file open, and as many over records.
     """
 
-    def __init__(self, storage):
+    def __init__(self, storage, most):
         self._storage = storage
+        self._most = most
         self._ids = itertools.count(1)
         self._transactions = {}  # id -> [iterator, where it is, raw]
         self._records = {}  # id -> iterator
@@ -31,8 +30,11 @@ class Iterators:
         """
         if not hasattr(self._storage, "iterator"):
             raise StorageError("this storage cannot iterate over its transactions")
-        if len(self._transactions) >= MAXIMUM:
-            raise StorageError(f"more than {MAXIMUM} iterators at once")
+        if len(self._transactions) >= self._most:
+            raise StorageError(
+                f"more than {self._most} iterators at once, which is max-iterators in "
+                "the server's configuration"
+            )
         id = next(self._ids)
         iterator = iter(self._storage.iterator(start, stop))
         self._transactions[id] = [iterator, None, raw]
@@ -67,6 +69,9 @@ class Iterators:
                 "the records of a transaction can be had only until the next "
                 "transaction is asked for"
             )
+        if len(self._records) >= self._most:
+            # Clients are slow to say that they have left one before its end.
+            del self._records[next(iter(self._records))]
         record_id = next(self._ids)
         self._records[record_id] = iter(entry[1])
         return record_id

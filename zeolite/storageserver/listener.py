@@ -1,7 +1,6 @@
 """Accepting clients: one address, one thread for each client that connects."""
 
 import errno
-import logging
 import os
 import socket
 import socketserver
@@ -11,36 +10,44 @@ import time
 
 from ..wire.channel import PlainChannel
 from ..wire.tls import TLSChannel
+from .admission import Admission
 from .session import Session
 
-logger = logging.getLogger(__name__)
-
 _BACKLOG = 1024
+
+#: The mode of a Unix socket's file, unless it is set.
+OWNER_ONLY = 0o600
 
 
 class Listener:
     """Accepts at one address and runs a `Session` for each client.
 
     `address` is a pair of host and port, or the path of a Unix socket.
-    `storages` maps names to `Served`.  The socket is bound when the listener is
-    made, which raises `OSError` where that is impossible; accepting begins with
-    `start`.  `tls` is the `ssl.SSLContext` of clients that connect from now on, or
-    None; any thread may set another one.
+    `storages` maps names to `Served`, and `log` is a `SparseLog`.  The socket is
+    bound when the listener is made, which raises `OSError` where that is impossible;
+    accepting begins with `start`.  `tls` is the `ssl.SSLContext` of clients that
+    connect from now on, or None; any thread may set another one.  `sock` is a socket that listens there
+    already, and may go on to do so after `stop`.
     """
 
-    def __init__(self, address, storages, options, tls=None):
+    def __init__(self, address, storages, options, log, tls=None, sock=None):
         self._storages = storages
         self._options = options
+        self._log = log
         self.tls = tls
         self._lock = threading.Lock()  # Guards `_sessions` and `_stopped`.
         self._sessions = {}
         self._stopped = False
+        admission = Admission(
+            options.max_connections, options.max_connections_per_address
+        )
+        arguments = address, self._talk, log, admission, sock
         if isinstance(address, str):
-            _remove_stale(address)
-            server_class = _UnixServer
+            if sock is None:
+                _remove_stale(address)
+            self._server = _UnixServer(*arguments, mode=options.unix_socket_mode)
         else:
-            server_class = _TCPServer
-        self._server = server_class(address, self._talk)
+            self._server = TCPServer(*arguments)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="zeolite-listener", daemon=True
         )
@@ -55,11 +62,12 @@ class Listener:
         """Begin to accept."""
         self._thread.start()
 
-    def stop(self, patience):
+    def stop(self, patience, deadline=None):
         """Accept no more, let running calls end, and see all clients off.
 
         A client that has not taken its last reply after `patience` (seconds) is
-        cut off.  Returns when all sessions have ended.
+        cut off.  Returns when all sessions have ended, at the latest at `deadline`
+        (`time.monotonic` seconds).
         """
         with self._lock:
             self._stopped = True
@@ -71,19 +79,20 @@ class Listener:
         self._thread.join()
         for session in sessions:
             session.stop()
-        deadline = time.monotonic() + patience
+        cut_off = time.monotonic() + patience
         for thread in sessions.values():
-            thread.join(max(0, deadline - time.monotonic()))
+            thread.join(max(0, cut_off - time.monotonic()))
         for session in sessions:
             session.end("the server stops")
         for thread in sessions.values():
-            thread.join()
+            thread.join(deadline and max(0, deadline - time.monotonic()))
 
     def _talk(self, sock, address, server):
         # In the client's own thread.
         channel = self._channel(sock)
-        name = f"{address[0]}:{address[1]}" if address else "a local process"
-        session = Session(channel, name, self._storages, self._options)
+        is_local = _host(address) is None
+        name = "a local process" if is_local else f"{address[0]}:{address[1]}"
+        session = Session(channel, name, self._storages, self._options, self._log)
         with self._lock:
             if self._stopped:
                 return
@@ -102,7 +111,12 @@ class Listener:
 
 
 class _Server:
-    """What the servers for TCP and Unix sockets share."""
+    """What the servers for TCP and Unix sockets share.
+
+    `handler(socket, address, server)` is called in a thread of each client's own;
+    `log` is a `SparseLog`; `admission` says who may connect, None for anybody; `sock`
+    is a socket that listens already.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
@@ -110,19 +124,66 @@ class _Server:
     block_on_close = False
     request_queue_size = _BACKLOG
     _stopping = False
+    # Whether the listening socket is another process's as well.
+    _is_shared = False
+
+    def __init__(self, address, handler, log, admission=None, sock=None):
+        self._log = log
+        self._admission = admission or Admission(0, 0)
+        super().__init__(address, handler, bind_and_activate=sock is None)
+        if sock is not None:
+            self._adopt(sock)
+
+    def _adopt(self, sock):
+        """Accept at a socket that listens already."""
+        self.socket.close()
+        sock.setblocking(True)
+        self.socket = sock
+        self.server_address = sock.getsockname()
+        self._is_shared = True
 
     def get_request(self):
         try:
             return super().get_request()
         except OSError as error:
             if not self._stopping and error.errno in (errno.EMFILE, errno.ENFILE):
-                logger.error("no client can connect: %s", error)
+                self._log.error("accepting", "no client can connect: %s", error)
                 # The connection stays in the queue: do not spin.
                 time.sleep(0.5)
             raise
 
+    def verify_request(self, request, client_address):
+        """Whether a client that has connected may stay."""
+        reason = self._admission.enter(_host(client_address))
+        if reason is not None:
+            self._log.warning(
+                reason,
+                "client %s: turned away: %s",
+                _host(client_address) or "a local process",
+                reason,
+            )
+        return reason is None
+
+    def process_request(self, request, client_address):
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # There are too many threads.
+            self._admission.leave(_host(client_address))
+            raise
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._admission.leave(_host(client_address))
+
     def handle_error(self, request, client_address):
-        logger.exception("no thread for client %s", client_address)
+        self._log.error(
+            "serving a client",
+            "client %s: it cannot be served",
+            _host(client_address) or "a local process",
+            exc_info=True,
+        )
 
     def stop(self):
         """End `serve_forever`, now rather than at its next look around."""
@@ -130,31 +191,40 @@ class _Server:
         waker = threading.Thread(target=self.shutdown)
         waker.start()
         try:
-            self.socket.shutdown(socket.SHUT_RDWR)
+            if not self._is_shared:
+                self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # Not everywhere is that possible for a listening socket.
         waker.join()
         self.server_close()
 
 
-class _TCPServer(_Server, socketserver.ThreadingTCPServer):
-    def __init__(self, address, handler):
-        host, port = address
-        self.address_family = _family(host, port)
-        super().__init__((host, port), handler)
+class TCPServer(_Server, socketserver.ThreadingTCPServer):
+    """Listens at a pair of host and port; other arguments as in `_Server`."""
+
+    def __init__(self, address, handler, log, admission=None, sock=None):
+        if sock is None:
+            self.address_family = _family(*address)
+        super().__init__(address, handler, log, admission, sock)
 
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
     _inode = None
 
+    def __init__(self, address, handler, log, admission, sock, mode=None):
+        self._mode = OWNER_ONLY if mode is None else mode
+        super().__init__(address, handler, log, admission, sock)
+
     def server_bind(self):
-        # Only the owner may connect.
-        before = os.umask(0o177)
+        # Until it has its mode, only the owner may connect.
+        before = os.umask(0o777 & ~OWNER_ONLY)
         try:
             super().server_bind()
             self._inode = os.stat(self.server_address).st_ino
         finally:
             os.umask(before)
+        if self._mode != OWNER_ONLY:
+            os.chmod(self.server_address, self._mode)
 
     def server_close(self):
         # Before closing, while it can only be ours; and not if it is another's.
@@ -164,6 +234,11 @@ class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):
         except OSError:
             pass
         super().server_close()
+
+
+def _host(client_address):
+    """Return the IP address of a client, None for a Unix socket's."""
+    return client_address[0] if isinstance(client_address, tuple) else None
 
 
 def _family(host, port):

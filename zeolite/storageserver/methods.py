@@ -3,6 +3,8 @@
 The functions named `is_...` say whether a value is of a type.
 """
 
+from ZODB.POSException import ReadOnlyError
+
 from ..errors import ProtocolError
 from ..wire.packed import is_id
 
@@ -12,15 +14,26 @@ class Method:
 
     The last `optional` arguments may be left out.  With `delayed` the function is
     given the message id as well, and may answer later.  With `helper` it runs in
-    a thread of its own.
+    a thread of its own.  Read-only clients may not call what `writes`.
     """
 
-    def __init__(self, function, *checks, optional=0, delayed=False, helper=False):
+    def __init__(
+        self,
+        function,
+        *checks,
+        optional=0,
+        delayed=False,
+        helper=False,
+        writes=False,
+    ):
+        self.writes = writes
         self._function = function
         self._checks = checks
         self._least = len(checks) - optional
         self._delayed = delayed
         self._helper = helper
+        #: Whether another thread may answer it.
+        self.may_answer_later = delayed or helper
 
     def check(self, name, args):
         """Raise `ProtocolError` unless `args` are what the method takes."""
@@ -32,6 +45,8 @@ class Method:
 
     def run(self, session, message_id, args):
         """Call the function; return its result, or `DELAYED`."""
+        if self.writes and session.read_only:
+            raise ReadOnlyError()
         if self._delayed or self._helper:
             # Another thread's reply must not overtake what is due before it.
             session.delivery.flush()
@@ -41,10 +56,10 @@ class Method:
             name = self._function.__name__.strip("_")
 
             def respond(answer):
-                session.respond(message_id, name, answer)
+                session.respond(message_id, name, answer, may_wait=True)
 
             return session.served.in_helper(
-                name, respond, self._function, session, *args
+                session, name, respond, self._function, session, *args
             )
         return self._function(session, *args)
 

@@ -8,21 +8,43 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import ConflictError
+from ZODB.POSException import ConflictError, POSKeyError, StorageError
 from ZODB.serialize import referencesf
-from ZODB.utils import p64, u64
+from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire import messages
 from .blobs import remove_abandoned
-from .commit import DELAYED, CommitLock
+from .commit import DELAYED
+from .commitlock import CommitLock
 from .delivery import Dispatcher
 from .invalidation import InvalidationLog
+from .measures import (
+    COMMIT_BOUNDS,
+    COUNTS,
+    LOAD_BOUNDS,
+    VERIFICATIONS,
+    Account,
+    Accounts,
+    Histogram,
+    Look,
+    Seat,
+)
 from .options import ServerOptions
+from .reports import LockReports
 
 logger = logging.getLogger(__name__)
 
-#: What sessions count.
-COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
+#: Seconds after which a storage that is being read for a look does not answer.
+_PROBE_PATIENCE = 2
+
+#: Seconds after which a client that has not asked what it missed is not going to.
+_SETTLED = 5
+
+#: How many objects may have changed for a client to be told which.
+MOST_CHANGED = 1_000_000
+
+#: Seconds that threads have to end at least.
+LEAST_PATIENCE = 1
 
 #: The interfaces of a storage whose methods clients can reach.
 REACHABLE = (
@@ -43,10 +65,10 @@ REACHABLE = (
 class Served:
     """A storage with its commit lock, invalidation log and statistics.
 
-    Sessions come and go in threads of their own.  The lock guards the set of
-    sessions and the counts of those that are gone.  To the storage this is the
-    wrapper that it tells of changes which it makes by itself, such as those
-    that a client storage hears of.
+    Sessions come and go in threads of their own.  The lock guards who is there, the
+    accounts of what those have done who are gone, and the helpers.  To the storage
+    this is the wrapper that it tells of changes which it makes by itself, such as
+    those that a client storage hears of.
     """
 
     def __init__(self, name, storage, options=None):
@@ -57,6 +79,7 @@ class Served:
         if self.options.client_conflict_resolution:
             storage.tryToResolveConflict = _leave_conflict
         self.commit_lock = CommitLock()
+        self.reports = LockReports(name, self.commit_lock, self.options)
         tid = self._last_transaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
         #: Where commits reserve and publish their places in the log.
@@ -69,8 +92,14 @@ class Served:
         self._next_size = 0
         self._size_costs = deque([0, 0, 0], maxlen=3)
         self._lock = threading.Lock()
-        self._sessions = set()
-        self._gone = dict.fromkeys(COUNTS, 0)
+        self._sessions = {}  # session -> its `Seat`
+        self._accounts = Accounts()
+        self._load_times = Histogram(LOAD_BOUNDS)  # Of those who are gone.
+        self._ever = 0  # How many sessions there were.
+        #: From a vote's call to the end of the commit.  Who has the commit lock
+        #: writes it.
+        self.commit_times = Histogram(COMMIT_BOUNDS)
+        self._probe = threading.Lock()  # Held by who looks whether it can be read.
         self._helpers = set()
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
@@ -78,6 +107,8 @@ class Served:
             self._threads.append(self._watchdog)
         else:
             self._watchdog = None
+        if self.options.slow_call:
+            self._threads.append(self._thread("lock-reports", self.reports.watch))
 
     def _thread(self, role, target):
         return threading.Thread(
@@ -114,31 +145,43 @@ class Served:
     def _close_storage(self):
         self.storage.close()
 
-    def close(self, patience=None):
-        """End the threads and close the storage.  No session is left by now.
+    def close(self, deadline=None):
+        """End the threads and close the storage.
 
         Waits for helpers such as a pack, because nobody else may open the storage
-        before they are done: however long that takes, or `patience` seconds.
-        After that the storage is left as it is, for the end of the process.
+        before they are done: however long that takes, or until `deadline`
+        (`time.monotonic` seconds).  After that the storage is left as it is, for the
+        end of the process, and so it is with a session that has not ended by now.
         """
         self.commit_lock.close()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
-        self._stop_listening(patience)
+        self._stop_listening(deadline and max(0, deadline - time.monotonic()))
         self.dispatcher.close()
-        deadline = None if patience is None else time.monotonic() + patience
-        for helper in list(self._helpers):
-            helper.join(deadline and max(0, deadline - time.monotonic()))
-            if helper.is_alive():
-                logger.warning("storage %s: not closed: %s", self.name, helper.name)
+        with self._lock:
+            helpers = list(self._helpers)
+        if deadline is not None:
+            # Another storage may have used up the time.
+            deadline = max(deadline, time.monotonic() + LEAST_PATIENCE)
+        threads = [thread for thread in self._threads if thread.ident is not None]
+        for thread in [*threads, *helpers]:
+            thread.join(deadline and max(0, deadline - time.monotonic()))
+            if thread.is_alive():
+                self._leave_open(f"{thread.name} is still at work")
                 return
+        with self._lock:
+            busy = next(iter(self._sessions), None)
+        if busy is not None:
+            self._leave_open(f"it still works for client {busy}")
+            return
         self._close_storage()
 
-    def in_helper(self, name, respond, function, *args):
+    def _leave_open(self, why):
+        logger.warning("storage %s: not closed: %s", self.name, why)
+
+    def in_helper(self, session, name, respond, function, *args):
         """Call a function in a thread of its own; `respond` gets result or error.
 
-        Returns `DELAYED`.
+        Returns `DELAYED`.  Raises `StorageError` if the session has as many helpers
+        as it may.
         """
 
         def run():
@@ -146,15 +189,47 @@ class Served:
                 answer = function(*args)
             except Exception as error:
                 answer = error
+            # Who has the reply may call again at once, but only so many replies may
+            # wait until they are taken.
+            with self._lock:
+                is_over = session.background_replies < most
+                if is_over:
+                    session.background_calls -= 1
+                    session.background_replies += 1
             try:
                 respond(answer)
             finally:
-                self._helpers.discard(threading.current_thread())
+                forget(is_over)
+
+        def forget(is_over=False):
+            with self._lock:
+                if is_over:
+                    session.background_replies -= 1
+                else:
+                    session.background_calls -= 1
+                self._helpers.discard(helper)
 
         helper = self._thread(name, run)
-        self._helpers.add(helper)
-        helper.start()
+        most = self.options.max_background_calls
+        with self._lock:
+            if session.background_calls >= most:
+                raise StorageError(
+                    f"more than {most} calls at once that take long, which is "
+                    "max-background-calls in the server's configuration"
+                )
+            session.background_calls += 1
+            self._helpers.add(helper)
+        try:
+            helper.start()
+        except RuntimeError as error:
+            forget()
+            raise StorageError("the server cannot have more threads") from error
         return DELAYED
+
+    def release(self, transaction, now=None):
+        """Take the commit lock back from a transaction, at `now` if that is known."""
+        held = self.commit_lock.release(transaction, now)
+        self.reports.released(transaction, held)
 
     # What sessions ask.
 
@@ -165,17 +240,51 @@ class Served:
     def poll(self, is_new=False):
         """See to it that all that is committed by now is in the log: it is."""
 
+    def sessions(self):
+        """Return a list of the sessions of all clients."""
+        with self._lock:
+            return list(self._sessions)
+
     def add(self, session):
         with self._lock:
-            self._sessions.add(session)
+            self._ever += 1
+            account = self._accounts.open(_host(session))
+            self._sessions[session] = Seat(self._ever, account)
         self.dispatcher.add(session.delivery)
 
     def discard(self, session):
         self.dispatcher.discard(session.delivery)
         with self._lock:
-            self._sessions.discard(session)
-            for key in COUNTS:
-                self._gone[key] += session.counts[key]
+            seat = self._sessions.pop(session, None)
+            if seat is not None:
+                self._settle(session)
+                self._accounts.close(seat.account, session.tally(), seat.before)
+                if session.load_times is not None:
+                    self._load_times.add(session.load_times)
+
+    def rename(self, session):
+        """A session has another label now: what comes is of another account."""
+        with self._lock:
+            seat = self._sessions[session]
+            done = session.tally()
+            self._accounts.close(seat.account, done, seat.before)
+            seat.account = self._accounts.open(session.label or _host(session))
+            seat.before = done
+
+    def count(self, session, key):
+        """Count for a session, which may be gone by now, in any thread.
+
+        For keys that the session's own thread does not write by itself.
+        """
+        with self._lock:
+            session.counts[key] += 1
+            if session not in self._sessions:
+                self._accounts.add(key)
+
+    def _settle(self, session):
+        """Count a client that did not have to be told what it missed."""
+        if not any(session.counts[how] for how in VERIFICATIONS):
+            session.counts["none"] += 1
 
     def info(self):
         """Return what `get_info` says."""
@@ -220,9 +329,7 @@ class Served:
     def packed(self):
         """The storage was packed: tell all clients its new size."""
         frame = messages.encode_one_way("info", (self.size(),))
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in self.sessions():
             session.delivery.send(frame)
 
     def is_read_only(self):
@@ -231,35 +338,38 @@ class Served:
     def changed_since(self, tid, cursor, last_tid):
         """Return what was committed after `tid` and before the log's `cursor`.
 
-        The result is (last tid, list of oids), or None if it cannot be told.
-        `last_tid` is the tid of the last commit before the cursor.
+        The result is how it was found, one of `measures.VERIFICATIONS`, and (last
+        tid, list of oids), or None if it cannot be told.  `last_tid` is the tid of
+        the last commit before the cursor.
         """
         changed = self.log.since(tid, cursor)
-        if changed is None and hasattr(self.storage, "getInvalidations"):
+        if changed is not None:
+            return "queue", changed
+        if hasattr(self.storage, "getInvalidations"):
             # A client of another server, whose log may reach back further.  It
             # tells of all up to `last_tid`, and maybe of what came since.
             changed = self.storage.getInvalidations(tid)
-            changed = changed and (last_tid, list(changed[1]))
+            if changed:
+                return "upstream", (last_tid, list(changed[1]))
         age = self.options.invalidation_age
-        if changed is not None or age is None:
-            return changed
-        if time.time() - TimeStamp(tid).timeTime() > age:
-            return None
+        if age is None or time.time() - TimeStamp(tid).timeTime() > age:
+            return "too_old", None
         if not hasattr(self.storage, "iterator"):
-            return None
+            return "too_old", None
         oids = {}
         for record in self.storage.iterator(p64(u64(tid) + 1), last_tid):
-            oids.update((data.oid, None) for data in record)
-        return last_tid, list(oids)
+            for data in record:
+                oids[data.oid] = None
+                if len(oids) > MOST_CHANGED:
+                    return "too_old", None
+        return "iterating", (last_tid, list(oids))
 
     def status(self):
-        """Return what `server_status` and monitoring say."""
-        with self._lock:
-            sessions = list(self._sessions)
-            counts = dict(self._gone)
-        for session in sessions:
-            for key in COUNTS:
-                counts[key] += session.counts[key]
+        """Return what `server_status` and ZEO's monitoring say."""
+        look = self.look()
+        sessions, done = look.sessions, look.total()
+        counts = {key: done[key] for key in COUNTS}
+        counts["loads"] += done["blob_loads"]
         since = self.commit_lock.since
         return {
             "name": self.name,
@@ -274,6 +384,46 @@ class Served:
             ),
             "last-transaction": self.log.last_tid.hex(),
         }
+
+    def look(self):
+        """Return a `Look` at what has been done."""
+        now = time.monotonic()
+        with self._lock:
+            accounts = {}
+            for account in self._accounts:
+                accounts[account] = copied = Account(account.name)
+                copied.connections = account.connections
+                copied.add(account.past)
+            load_times = self._load_times.copy()
+            sessions = {}
+            for session, seat in self._sessions.items():
+                if now - seat.since > _SETTLED:
+                    self._settle(session)
+                sessions[session] = (seat.number, seat.since, session.tally())
+                accounts[seat.account].add(sessions[session][-1], seat.before)
+                if session.load_times is not None:
+                    load_times.add(session.load_times)
+            return Look(self._ever, sessions, list(accounts.values()), load_times)
+
+    def trouble(self):
+        """Return why it cannot be read, None if it can."""
+        is_connected = getattr(self.storage, "is_connected", None)
+        if is_connected is not None and not is_connected():
+            return f"storage {self.name} is not connected to its server"
+        if not self._probe.acquire(blocking=False):
+            # One thread at a time may be kept waiting, and no more.
+            if not self._probe.acquire(timeout=_PROBE_PATIENCE):
+                return f"storage {self.name} does not answer"
+        try:
+            self.storage.loadBefore(z64, maxtid)
+        except POSKeyError:
+            pass  # It is empty.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            return f"storage {self.name} cannot be read: {reason}"
+        finally:
+            self._probe.release()
+        return None
 
     # What the storage says (ZODB.interfaces.IStorageWrapper).
 
@@ -315,6 +465,7 @@ class Served:
                 transaction.run_vote()
             except Exception:
                 logger.exception("storage %s: a vote was not answered", self.name)
+            del transaction  # The next may be long in coming.
 
     def _watch(self):
         timeout, late = self.options.transaction_timeout, None
@@ -326,6 +477,11 @@ class Served:
                 late.expire(timeout)
             except Exception:
                 logger.exception("storage %s: a timeout failed", self.name)
+
+
+def _host(session):
+    """What a client without a label is called: where it comes from."""
+    return session.address.rpartition(":")[0] or session.address
 
 
 def _leave_conflict(oid, committed, read, data, committed_data=b""):

@@ -8,10 +8,12 @@ with the exception.  A message that is no well-formed call ends the connection,
 with a line in the log.
 """
 
+import contextlib
 import json
 import logging
 import threading
 import time
+from time import perf_counter
 
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSError, ReadOnlyError, StorageTransactionError
@@ -26,13 +28,21 @@ from .commit import DELAYED
 from .delivery import Delivery
 from .invalidation import FellBehind
 from .iterators import Iterators
-from .served import COUNTS
+from .measures import LOAD_BOUNDS, OWN, Histogram
+from .reports import report_slow_call
 
 logger = logging.getLogger(__name__)
 
 
+#: What the log says of a client that leaves.
+_SUMMARY = "loads", "stores", "commits", "aborts"
+
 #: How a client begins that speaks TLS.  As the size of a frame it is too large.
 _TLS = b"\x16\x03"
+
+#: One load in 16 is timed, each client's first included: the clock is slow for what
+#: takes 10 microseconds.
+_UNTIMED = 0b1111
 
 #: Errors that are part of a client's normal life, not worth a traceback.
 _EXPECTED = (POSError, KeyError, TransientError, ConnectionLost)
@@ -45,13 +55,14 @@ class Session:
     `end`, `stop` and `respond` may be called by any thread.
     """
 
-    def __init__(self, channel, address, storages, options):
-        """`storages` maps names to `Served`; `address` is for the log."""
+    def __init__(self, channel, address, storages, options, log):
+        """`storages` maps names to `Served`; `address` is for the `SparseLog`."""
         self._channel = channel
         self._address = address
         self._storages = storages
         self._options = options
-        self._frames = FrameReader()
+        self._frames = FrameReader(options.max_register_size)
+        self.log = log
         self._label = None
         self._reason = None
         self._stopping = False
@@ -60,18 +71,55 @@ class Session:
         self.served = None
         self.storage = None
         self.read_only = None
+        #: By the numbers that the client gives them.  Changed by the own thread.
         self.transactions = {}
+        #: The number of the last transaction that was one too many.
+        self.refused = None
         self.iterators = None
         #: The blob that the client is sending, if any.
         self.upload = None
         #: (oid, serial) -> the `Window` of that blob's download.
         self.windows = {}
-        self.counts = dict.fromkeys(COUNTS, 0)
+        #: How many helpers execute calls and send replies.  For `Served`, which
+        #: guards them.
+        self.background_calls = self.background_replies = 0
+        #: Written as `measures.OWN` says.
+        self.counts = dict.fromkeys(OWN, 0)
+        #: How long loads took, if there is a monitor.
+        self.load_times = None
+        self._slow = options.slow_call or float("inf")
+        #: Message id -> (start, arguments) of calls that are answered later.
+        self._delayed = {}
+        self._since = None
 
     def __str__(self):
         return f"{self._label} ({self._address})" if self._label else self._address
 
+    @property
+    def address(self):
+        """Where the client is, a text for people."""
+        return self._address
+
+    @property
+    def label(self):
+        """What the client calls itself, or None."""
+        return self._label
+
     # Any thread.
+
+    def tally(self):
+        """Return what was done for the client, a dictionary of `measures.KEYS`."""
+        channel = self._channel
+        return {
+            **self.counts,
+            "bytes_received": channel.bytes_received,
+            "bytes_sent": channel.bytes_sent,
+        }
+
+    @property
+    def is_stalled(self):
+        """Whether the client has not taken yet what it was sent."""
+        return self._channel.is_stalled
 
     def end(self, reason):
         """Break the connection; the session's own thread does the rest."""
@@ -83,17 +131,30 @@ class Session:
         self._stopping = True
         self._channel.stop_receiving()
 
-    def respond(self, message_id, name, answer):
+    def respond(self, message_id, name, answer, may_wait=False, waited=0):
         """Answer a call of `name` that was left to another thread.
 
-        `answer` is the result, or the exception that it has ended with.
+        `answer` is the result, or the exception that it has ended with.  A thread
+        that `may_wait` does so until the client has taken the reply.  `waited` are
+        seconds that do not count for a slow call.
         """
+        start, args = self._delayed.pop(message_id, (None, None))
+        # That a pack takes long is normal, and it has lines of its own.
+        if start is not None and name != "pack":
+            seconds = perf_counter() - start - waited
+            if seconds > self._slow:
+                report_slow_call(self, name, args, seconds)
         if isinstance(answer, Exception):
-            self._log_error(name, answer)
+            self.log_failure(name, answer)
             reply = messages.encode_error(message_id, answer)
         else:
             reply = _encode_reply(message_id, answer)
-        self.delivery.send(reply)
+        if may_wait:
+            # Whoever takes no replies is not to get more of them made.
+            with contextlib.suppress(ConnectionLost):
+                self.delivery.stream(reply)
+        else:
+            self.delivery.send(reply)
 
     def _delivery_failed(self, error):
         self.end(f"sending failed: {_text(error)}")
@@ -109,24 +170,41 @@ class Session:
         served = self._storages.get(name)
         if served is None:
             names = ", ".join(map(repr, sorted(self._storages)))
-            raise ValueError(f"unknown storage {name!r}; this server has {names}")
+            raise ValueError(f"unknown storage {name!a}; this server has {names}")
         if not read_only and served.is_read_only():
             raise ReadOnlyError(f"storage {name!r} is read-only on this server")
         self.read_only = bool(read_only)
         served.poll(is_new=True)
         self.storage = served.instance(self.delivery)
-        self.iterators = Iterators(self.storage)
+        self.iterators = Iterators(self.storage, self._options.max_iterators)
         self._frames.limit = self._options.max_message_size
         self._deadline = None
+        if self._options.monitor_address is not None:
+            self.load_times = Histogram(LOAD_BOUNDS)
         self.served = served
         tid = self.delivery.attach(served.log)
         served.add(self)
-        logger.debug("client %s: registered for storage %s", self, name)
+        self._since = time.monotonic()
+        mode = "read-only" if read_only else "read-write"
+        logger.info("client %s: registered for storage %s, %s", self, name, mode)
         return tid
 
     def set_label(self, label):
         """Have the log show a text for this client."""
         self._label = ascii(label)[1:-1][:200]  # No line breaks in the log.
+        logger.debug("client %s: this is its label", self)
+        self.served.rename(self)
+
+    def load(self, function, *args):
+        """Call a function that loads; return its result."""
+        is_timed = self.load_times and not self.counts["loads"] & _UNTIMED
+        started = perf_counter()
+        self.counts["loads"] += 1
+        try:
+            return function(*args)
+        finally:
+            if is_timed:
+                self.load_times.observe(perf_counter() - started)
 
     def check_writable(self):
         """Raise `ReadOnlyError` unless this client may write."""
@@ -138,6 +216,11 @@ class Session:
         try:
             return self.transactions[id]
         except KeyError:
+            if id == self.refused:
+                raise StorageTransactionError(
+                    "this client has begun more transactions than max-transactions in "
+                    "the server's configuration allows"
+                ) from None
             raise StorageTransactionError("no such transaction") from None
 
     # The session's own thread.
@@ -153,7 +236,12 @@ class Session:
         except ConnectionLost as error:
             logger.debug("client %s: connection lost: %s", self, error)
         except Exception:
-            logger.exception("client %s: an error in the server; closing", self)
+            self.log.error(
+                "an error in the server",
+                "client %s: an error in the server; closing",
+                self,
+                exc_info=True,
+            )
         finally:
             self._leave()
 
@@ -201,7 +289,10 @@ class Session:
             if data is not None:
                 return data
             self.delivery.rest()
-            received = self._channel.receive(self._deadline)
+            deadline = self._deadline
+            if self._frames.is_partial and deadline is None:
+                deadline = time.monotonic() + self._options.client_timeout
+            received = self._channel.receive(deadline)
             self.delivery.wake()
             if not received:
                 return None
@@ -210,13 +301,22 @@ class Session:
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.
         self.delivery.catch_up()
+        times = self.load_times
+        if times is not None and self.counts["loads"] & _UNTIMED:
+            times = None
+        start = perf_counter()
         try:
             self.counts["loads"] += 1
             found = self.storage.loadBefore(oid, tid)
             answer = messages.encode_loaded(message_id, found)
         except Exception as error:
-            self._log_error("loadBefore", error)
+            self.log_failure("loadBefore", error)
             answer = messages.encode_error(message_id, error)
+        seconds = perf_counter() - start
+        if seconds > self._slow:
+            report_slow_call(self, "loadBefore", (oid, tid), seconds)
+        if times is not None:
+            times.observe(seconds)
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
@@ -225,35 +325,53 @@ class Session:
             return
         method = METHODS.get(name)
         if method is None or (self.served is None) != (name == "register"):
-            raise ProtocolError(f"the call of {name[:50]!r} is not possible")
+            raise ProtocolError(f"the call of {name[:50]!a} is not possible")
         method.check(name, args)
         one_way = flag == messages.ONE_WAY
         if not one_way:
             self.delivery.catch_up()
+        start = perf_counter()
+        if method.may_answer_later:
+            # Before it runs: the answer may be quicker than this thread.
+            self._delayed[message_id] = start, args
         try:
             result = method.run(self, message_id, args)
-            if one_way or result is DELAYED:
+            if result is DELAYED:
                 return
-            answer = _encode_reply(message_id, result)
+            answer = None if one_way else _encode_reply(message_id, result)
         except (ConnectionLost, FellBehind):
             raise
         except Exception as error:
-            self._log_error(name, error)
-            if one_way:
-                return
-            answer = messages.encode_error(message_id, error)
+            self.log_failure(name, error)
+            answer = None if one_way else messages.encode_error(message_id, error)
+        if method.may_answer_later:
+            self._delayed.pop(message_id, None)
+        if perf_counter() - start > self._slow:
+            report_slow_call(self, name, args, perf_counter() - start)
+        if one_way:
+            return
         self.delivery.gather(answer)
         self.delivery.catch_up()
 
-    def _log_error(self, name, error):
-        if isinstance(error, _EXPECTED) or name == "register":
+    def log_failure(self, name, error):
+        """Log, where it is worth that, that a call has failed.  For any thread."""
+        cause = f"{name} failed with {type(error).__name__}"
+        is_expected = isinstance(error, _EXPECTED)
+        if is_expected and name == "pack":
+            # Whoever relies on packs is to know.
+            self.log.error(cause, "client %s: pack failed: %s", self, _text(error))
+        elif is_expected or name == "register":
             logger.debug("client %s: %s: %s", self, name, _text(error))
         else:
-            logger.error("client %s: %s failed", self, name, exc_info=error)
+            self.log.error(cause, "client %s: %s failed", self, name, exc_info=error)
 
     def _leave(self):
         if self._reason:
-            logger.warning("client %s: closed: %s", self, self._reason)
+            self.log.warning(self._reason, "client %s: closed: %s", self, self._reason)
+        elif self._since is not None:
+            seconds = time.monotonic() - self._since
+            done = ", ".join(f"{self.counts[key]} {key}" for key in _SUMMARY)
+            logger.info("client %s: left after %.0f s, %s", self, seconds, done)
         else:
             logger.debug("client %s: left", self)
         # Whoever still listens shall find the connection closed, and not be told
@@ -263,6 +381,7 @@ class Session:
             window.close()
         try:
             for transaction in self.transactions.values():
+                self.counts["aborts"] += 1
                 transaction.abort("its client is gone")
             if self.iterators is not None:
                 self.iterators.close()

@@ -71,6 +71,12 @@ class SessionStorage:
     def temporaryDirectory(self):
         return self._served.storage.temporaryDirectory()
 
+    def getSize(self):
+        try:
+            return self._served.storage.getSize()
+        except Exception as error:
+            raise translated(error, is_reading=True) from error
+
     def iterator(self, start=None, stop=None):
         return self._served.iterate(self._delivery.tid, start, stop)
 

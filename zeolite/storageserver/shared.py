@@ -130,11 +130,17 @@ class SharedServed(Served):
     def changed_since(self, tid, cursor, last_tid):
         changed = self.log.since(tid, cursor)
         if changed is not None:
-            return changed
+            return "queue", changed
         # The database knows it, however long ago it was.  It may tell of more than
         # was published: what is named for nothing is only loaded again.
         oids = self.instances.use(last_tid, self._changes.oids_since, tid, MOST_CHANGED)
-        return None if oids is None else (last_tid, oids)
+        if oids is None:
+            return "too_old", None
+        return "database", (last_tid, oids)
+
+    def trouble(self):
+        error = self.feed.error
+        return error and f"storage {self.name} cannot be read: {error}"
 
     def iterate(self, tid, start, stop):
         """Return an iterator over transactions that sees the commit `tid`."""

@@ -5,6 +5,7 @@ keeps nobody waiting.  Operations stay in memory up to `MEMORY` bytes and go to 
 temporary file from there on.  Blobs are files already.
 """
 
+import os
 import pickle
 import tempfile
 import threading
@@ -17,37 +18,58 @@ MEMORY = 1024 * 1024
 
 
 class Staging:
-    """A list of operations.  Used by one thread at a time, but for `close`."""
+    """A list of operations.  Used by one thread at a time, but for `close`.
 
-    def __init__(self):
-        self._operations = []
+    It may have `most` bytes, 0 for no limit, and `memory` bytes of it in memory.
+    """
+
+    def __init__(self, most=0, memory=MEMORY):
+        self._most = most
+        self._memory = memory
+        self._lock = threading.Lock()  # Guards all below.
         self._size = 0
+        self._operations = []
+        self._in_memory = 0
         self._file = None
-        self._lock = threading.Lock()  # Guards the two below.
         self._blobs = set()
         self._closed = False
 
     def add(self, method, *args):
         """Add an operation: a storage method's name and its arguments.
 
-        Raises `OSError` where the temporary file cannot be written.
+        Raises `StorageError` where it is too large, `OSError` where the temporary
+        file cannot be written, and `StorageTransactionError` after `close`.
         """
-        if self._file is not None:
-            pickle.dump((method, args), self._file, 4)
-            return
-        self._operations.append((method, args))
-        self._size += 200 + sum(len(arg) for arg in args if isinstance(arg, bytes))
-        if self._size > MEMORY:
-            self._file = tempfile.TemporaryFile(prefix="zeolite-")
+        size = 200 + sum(len(arg) for arg in args if isinstance(arg, bytes))
+        with self._lock:
+            if self._closed:
+                raise StorageTransactionError("the transaction has ended")
+            self._count(size)
+            if self._file is not None:
+                pickle.dump((method, args), self._file, 4)
+                return
+            self._operations.append((method, args))
+            self._in_memory += size
+            if self._in_memory > self._memory:
+                self._file = tempfile.TemporaryFile(prefix="zeolite-")
 
     def own(self, path):
-        """Remove the blob's file `path` at the end, unless it is disowned."""
+        """Remove the blob's file `path` at the end, unless it is disowned.
+
+        Raises as `add` does; the file is removed after `close`, too.
+        """
         with self._lock:
             if not self._closed:
                 self._blobs.add(path)
+                self._count(os.path.getsize(path))
                 return
         blobs.remove(path)
         raise StorageTransactionError("the transaction has ended")
+
+    def _count(self, size):
+        self._size += size
+        if self._most and self._size > self._most:
+            raise blobs.too_large(self._most)
 
     def disown(self, path):
         """The storage has taken the file over."""
@@ -70,10 +92,10 @@ class Staging:
         with self._lock:
             self._closed = True
             abandoned, self._blobs = self._blobs, set()
+            self._operations = []
+            file, self._file = self._file, None
         for path in abandoned:
             blobs.remove(path)
-        self._operations = []
-        file, self._file = self._file, None
         if file is not None:
             try:
                 file.close()

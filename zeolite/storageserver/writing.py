@@ -10,6 +10,7 @@ from ZODB.POSException import (
     ConflictError,
     StorageError,
     StorageTransactionError,
+    Unsupported,
 )
 
 from ..wire import messages
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 #: What a transaction may be: committed, packed, or undone.
 _STATUSES = (" ", "p", "u", b" ", b"p", b"u")
 
+#: An object's record is a pickle.  A file storage that is given none writes what it
+#: cannot read again.
+_EMPTY = "the record of an object is empty"
+
 
 def new_oids(session, n=100):
     session.check_writable()
@@ -32,6 +37,15 @@ def new_oids(session, n=100):
 def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
     if id in session.transactions:
         raise StorageTransactionError("a transaction with this id has begun")
+    if len(session.transactions) >= session.served.options.max_transactions:
+        session.refused = id
+        session.log.warning(
+            "max-transactions",
+            "client %s: a transaction was refused: it has as many as "
+            "max-transactions allows",
+            session,
+        )
+        return
     error = None
     try:
         session.check_writable()
@@ -48,18 +62,34 @@ def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
 
 def store(session, oid, serial, data, id):
     session.counts["stores"] += 1
-    session.transaction(id).stage("store", oid, serial, data)
+    transaction = session.transaction(id)
+    if not data:
+        transaction.fail(StorageError(_EMPTY))
+    transaction.stage("store", oid, serial, data)
+
+
+def _transaction(session, id, needed):
+    """Return a transaction, which fails if its storage has no method `needed`."""
+    transaction = session.transaction(id)
+    if not hasattr(session.storage, needed):
+        transaction.fail(Unsupported(f"this storage has no {needed}"))
+    return transaction
 
 
 def restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
-    session.transaction(id).stage("restore", oid, serial, data, prev_txn)
+    transaction = _transaction(session, id, "restore")
+    if data == b"":
+        transaction.fail(StorageError(_EMPTY))
+    transaction.stage("restore", oid, serial, data, prev_txn)
 
 
 def store_blob_start(session):
     _give_up_upload(session)
     session.check_writable()
-    session.upload = blobs.Upload(session.storage)
+    session.upload = blobs.Upload(
+        session.storage, session.served.options.max_transaction_size
+    )
 
 
 def store_blob_chunk(session, chunk):
@@ -85,6 +115,8 @@ def _stage_blob(session, id, name, method, oid, *args):
         transaction = session.transaction(id)
         session.counts["stores"] += 1
         try:
+            if not args[1]:
+                raise StorageError(_EMPTY)
             if name is not None:
                 path = blobs.shared_file(session.storage, oid, name)
             elif session.upload is not None:
@@ -106,7 +138,7 @@ def _give_up_upload(session):
 
 
 def delete_object(session, oid, serial, id):
-    session.transaction(id).stage("delete", oid, serial)
+    _transaction(session, id, "deleteObject").stage("delete", oid, serial)
 
 
 def check_current(session, oid, serial, id):
@@ -114,17 +146,19 @@ def check_current(session, oid, serial, id):
 
 
 def undo(session, transaction_id, id):
-    session.transaction(id).stage("undo", transaction_id)
+    _transaction(session, id, "undo").stage("undo", transaction_id)
 
 
 def vote(session, id, message_id):
     def respond(answer):
         # In the vote runner.
         _count_vote(session, answer)
-        session.respond(message_id, "vote", answer)
+        session.respond(message_id, "vote", answer, waited=transaction.waited)
 
+    transaction = None
     try:
-        result = session.transaction(id).vote(respond)
+        transaction = session.transaction(id)
+        result = transaction.vote(respond)
     except Exception as error:
         _count_vote(session, error)
         raise
@@ -134,14 +168,15 @@ def vote(session, id, message_id):
 
 
 def _count_vote(session, answer):
-    # Only one transaction votes at a time, so nobody else counts these.
     if isinstance(answer, ConflictError):
-        session.counts["conflicts"] += 1
+        session.served.count(session, "conflicts")
     elif not isinstance(answer, Exception):
         for item in answer:
             # Those that are left to the client are dictionaries.
             resolved = type(item) is bytes
-            session.counts["conflicts_resolved" if resolved else "conflicts"] += 1
+            session.served.count(
+                session, "conflicts_resolved" if resolved else "conflicts"
+            )
 
 
 def tpc_finish(session, id):

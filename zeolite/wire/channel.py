@@ -51,6 +51,9 @@ class PlainChannel:
         self._socket = sock
         self._stall_timeout = stall_timeout
         self._rest = b""
+        self._is_waiting = False
+        #: What the kernel has given and taken in all.
+        self.bytes_received = self.bytes_sent = 0
         # Keeps `shutdown` off a descriptor whose number is somebody else's by now.
         self._closing = threading.Lock()
         self._closed = False
@@ -111,11 +114,13 @@ class PlainChannel:
             if left <= 0 or not self._wait(select.POLLIN, left):
                 raise PeerSilent("it did not say in time what was expected of it")
         try:
-            return self._socket.recv(RECEIVE_SIZE)
+            received = self._socket.recv(RECEIVE_SIZE)
         except BlockingIOError:
             raise PeerSilent("it has said nothing for a while") from None
         except OSError as error:
             raise ConnectionLost(error.strerror or str(error)) from error
+        self.bytes_received += len(received)
+        return received
 
     def send(self, data=b""):
         """Send the rest of what was offered, then `data` (bytes), whole.
@@ -143,6 +148,11 @@ class PlainChannel:
     def has_rest(self):
         """Whether something offered is still to be sent, by `send`."""
         return bool(self._rest)
+
+    @property
+    def is_stalled(self):
+        """Whether the peer has not taken yet what it was sent.  Any thread."""
+        return self._is_waiting or self.has_rest
 
     def stop_receiving(self):
         """Let `receive` find the end of the stream; sending goes on."""
@@ -180,6 +190,7 @@ class PlainChannel:
                 break
             except OSError as error:
                 raise ConnectionLost(error.strerror or str(error)) from error
+            self.bytes_sent += sent
             if sent == len(data):
                 return b""
             data = memoryview(data)[sent:]
@@ -187,7 +198,12 @@ class PlainChannel:
 
     def _wait_until_taken(self):
         """Wait until the peer takes more.  For a message that is half sent."""
-        if not self._wait(select.POLLOUT, self._stall_timeout):
+        self._is_waiting = True
+        try:
+            is_taken = self._wait(select.POLLOUT, self._stall_timeout)
+        finally:
+            self._is_waiting = False
+        if not is_taken:
             self.shutdown()  # Nothing may follow that half.
             seconds = f"{self._stall_timeout:g} seconds"
             raise PeerSilent(f"it took nothing for {seconds}")

@@ -15,6 +15,13 @@ from ..errors import ProtocolError
 
 _SIZE = struct.Struct(">I")
 
+#: The largest size that can be written, in bytes.
+LARGEST = 2**32 - 1
+
+#: Pieces of a frame that are kept apart.  The system's pieces are large; a peer that
+#: makes them small shall not have us keep each in an object of its own.
+_MOST_PIECES = 8192
+
 #: What a peer that has not registered may send in one frame, in bytes.
 STRANGER_LIMIT = 64 * 1024
 
@@ -53,6 +60,8 @@ class FrameReader:
             self._pieces.append(data)
             self._missing -= len(data)
             if self._missing > 0:
+                if len(self._pieces) > _MOST_PIECES:
+                    self._pieces = [b"".join(self._pieces)]
                 return
             self._missing = 0
             self._data = b"".join(self._pieces)
@@ -62,6 +71,11 @@ class FrameReader:
         else:
             self._data = data
         self._position = 0
+
+    @property
+    def is_partial(self):
+        """Whether the rest of a frame is yet to come."""
+        return self._missing > 0
 
     def next(self):
         """Return the next whole frame (bytes), or None until more was fed.

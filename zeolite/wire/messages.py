@@ -129,7 +129,11 @@ def load_extension(extension):
         return {}
 
 
-_load_call = unpickler(_PLAIN)
+#: Bytes that a call may have beside strings of bytes, such as records.  Clients send
+#: little else; the most are numbers of iterators and a transaction's extended info.
+MOST_PLAIN = 1024 * 1024
+
+_load_call = unpickler(_PLAIN, most=MOST_PLAIN)
 _load_reply = unpickler(_PLAIN | _ERRORS)
 
 
@@ -264,13 +268,22 @@ def _checked(message):
     return message
 
 
+#: Of a message id: parts of a tuple, and bytes or characters of a part.
+_MOST_PARTS, _LONGEST_PART = 8, 1000
+
+
 def _check_id(message_id, depth):
-    """Raise unless `message_id` is of plain parts: it is sent back as it came."""
-    if type(message_id) is tuple and depth:
+    """Raise unless `message_id` is of few plain parts: it is sent back as it came."""
+    kind = type(message_id)
+    if kind is tuple and depth:
+        if len(message_id) > _MOST_PARTS:
+            raise ProtocolError("a message id of too many parts")
         for part in message_id:
             _check_id(part, depth - 1)
-    elif type(message_id) not in (int, str, bytes):
+    elif kind not in (int, str, bytes):
         raise ProtocolError("a message id of unknown type")
+    elif kind is not int and len(message_id) > _LONGEST_PART:
+        raise ProtocolError("a message id that is too long")
 
 
 def is_error(flag, result):

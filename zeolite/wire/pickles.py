@@ -10,6 +10,8 @@ unpickler can be hurt without a single import:
   pickle has at most `MAX_TUPLES`);
 - a tuple of twice a tuple of twice a tuple … takes years to hash (here: what was
   remembered is used again at most `MAX_READS` times; peers do not do it at all);
+- millions of empty containers take a hundred times the room of their pickle (here:
+  a reader may be told how many bytes there may be beside strings of bytes);
 - numbers chosen to have the same hash make a dictionary slow (here: at most
   `MAX_LONGS` are long enough for that);
 - opcodes that the protocol has no use for (persistent ids, extension codes,
@@ -49,6 +51,7 @@ _SIZED = {
     ord("X"): struct.Struct("<I"),
     _LONG: struct.Struct("<B"),
 }
+_BYTES = frozenset(b"CB")
 _OLD_SIZED = {ord("U"): struct.Struct("<B"), ord("T"): struct.Struct("<I")}
 
 
@@ -73,10 +76,11 @@ def _run_pattern(memo_bits):
     return re.compile(run, re.DOTALL)
 
 
-def _scan(data, calls, old_protocols=False):
+def _scan(data, calls, old_protocols=False, most=None):
     """Say whether `data`, which is safe to load, names anything.
 
-    Raises `ProtocolError` where it is not safe.
+    Raises `ProtocolError` where it is not safe.  With `most`, no more bytes than
+    that may be something else than long strings of bytes.
     """
     if data[:2] in (b"\x80\x03", b"\x80\x02"):
         position = 2
@@ -86,6 +90,8 @@ def _scan(data, calls, old_protocols=False):
         raise ProtocolError("not a pickle of protocol 3")
     match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
     size, tuples, reads, longs, names = len(data), 0, 0, 0, False
+    if most is None:
+        most = size
     while True:
         run = match(data, position)
         position = run.end()
@@ -95,6 +101,8 @@ def _scan(data, calls, old_protocols=False):
                 raise ProtocolError("too many tuples in a pickle")
             if reads > MAX_READS:
                 raise ProtocolError("too many memo reads in a pickle")
+        if position > most:
+            raise ProtocolError("too much in a pickle that is not bytes")
         if position >= size:
             raise ProtocolError("a pickle without an end")
         opcode = data[position]
@@ -113,6 +121,8 @@ def _scan(data, calls, old_protocols=False):
             position = start + field.unpack_from(data, position)[0]
             if position > size:
                 raise ProtocolError("a length that lies in a pickle")
+            if opcode in _BYTES:
+                most += position - start
             if opcode == _LONG and position - start > 8:
                 # Enough of them can be chosen to have the same hash.
                 longs += 1
@@ -138,14 +148,15 @@ def _scan(data, calls, old_protocols=False):
             position -= 1
 
 
-def unpickler(table, old_protocols=False):
+def unpickler(table, old_protocols=False, most=None):
     """Return a function that loads pickles in which only `table` has names.
 
     `table` maps (module, name) to what stands for it.  The function takes bytes
     and returns the object; it raises `ProtocolError` for whatever is not a
     well-behaved pickle.  With `old_protocols` it also takes what Python 2 wrote
     into databases, whose strings are bytes, and memo reads without limit as long
-    as there is no tuple, because ZODB's pickles have them.
+    as there is no tuple, because ZODB's pickles have them.  With `most`, a pickle
+    may have no more bytes than that beside long strings of bytes.
     """
 
     class Unpickler(pickle.Unpickler):
@@ -160,7 +171,7 @@ def unpickler(table, old_protocols=False):
 
     def load(data):
         try:
-            names = _scan(data, calls, old_protocols)
+            names = _scan(data, calls, old_protocols, most)
             if names or old_protocols:
                 return Unpickler(io.BytesIO(data), encoding="bytes").load()
             # Without a name there is nothing to look up and nothing to call.

@@ -24,6 +24,10 @@ RECORD_SIZE = 16 * 1024
 #: Bytes that are encrypted before the kernel has taken the ones before.
 _AHEAD = 64 * 1024
 
+#: Encrypted bytes that may wait for a peer that takes nothing while it is received
+#: from: what may be encrypted ahead, and answers that OpenSSL gives by itself.
+_MOST_UNSENT = 256 * 1024
+
 #: What a TLS connection begins with, and what it may be answered with: types of
 #: records.
 _HANDSHAKE, _ALERT = 0x16, 0x15
@@ -161,6 +165,8 @@ class TLSChannel(PlainChannel):
                 self._collect()
                 # What decrypting brought about goes out now or with what follows.
                 self._flush_quietly()
+                if len(self._unsent) > _MOST_UNSENT:
+                    raise PeerSilent("it has TLS answered and takes no answers")
                 if data or self._at_end:
                     return data
                 if self._failure is not None:
