@@ -82,7 +82,9 @@ def main(first, number, seed, kind, *where):
     logging.disable()
     if kind == "zeolite":
         addresses = [("127.0.0.1", int(port)) for port in where]
-        addresses = addresses[first % 3 :] + addresses[: first % 3]
+        addresses = (
+            addresses[first % len(addresses) :] + addresses[: first % len(addresses)]
+        )
         db = zeolite.DB(addresses, disconnect_poll=0.1, cache_size=200_000)
         class_ = PairWorker
     else:

@@ -18,6 +18,7 @@ import zeolite
 from tests.support.rawclient import RawClient
 from tests.support.waiting import wait_until
 from zeolite.errors import ClientDisconnected, CommitInDoubt
+from zeolite.storageserver.changes import RelStorageChanges
 
 
 def opened(db):
@@ -255,10 +256,50 @@ class TestConnections:
 
 
 class TestFeatures:
-    def test_conflicts_are_resolved_on_the_server(self, database):
-        # Of one server, whose RelStorage has the revision that both began with.
-        address = database.serve()
-        one, two = [opened(database.db(address)) for _ in range(2)]
+    @pytest.mark.parametrize("servers", [1, 2])
+    def test_conflicts_are_resolved_on_the_server(self, database, servers):
+        """Without a history only where the revision that both know was committed."""
+        one, two = self.incremented_by_two(database, servers)
+        one.transaction_manager.commit()
+        if servers > 1 and not database.keep_history:
+            with pytest.raises(ConflictError):
+                two.transaction_manager.commit()
+            two.transaction_manager.abort()
+        else:
+            two.transaction_manager.commit()
+            one.db().storage.ping()
+            seen(one)
+            assert one.root()["counter"]._value == 3
+        one.close()
+        two.close()
+
+    def test_conflict_that_comes_behind_the_look_for_it(
+        self, database, monkeypatch, cluster
+    ):
+        if not database.keep_history:
+            pytest.skip("without a history nothing is looked for")
+        one, two = self.incremented_by_two(database, servers=2)
+        look = RelStorageChanges.prepare_to_resolve
+
+        def commit_behind_it(changes, storage, serials):
+            monkeypatch.undo()
+            look(changes, storage, serials)
+            one.transaction_manager.commit()
+
+        monkeypatch.setattr(RelStorageChanges, "prepare_to_resolve", commit_behind_it)
+        two.transaction_manager.commit()
+        one.db().storage.ping()
+        seen(one)
+        assert one.root()["counter"]._value == 3
+        one.close()
+        two.close()
+
+    def incremented_by_two(self, database, servers):
+        """Return two connections that have incremented a counter to 2, each for itself."""
+        addresses = [database.serve() for _ in range(servers)]
+        one, two = (
+            opened(database.db(address)) for address in (addresses[0], addresses[-1])
+        )
         counter = PCounter()
         counter.inc()
         put(one, counter=counter)
@@ -266,13 +307,7 @@ class TestFeatures:
         for connection in (one, two):
             seen(connection)
             connection.root()["counter"].inc()
-        one.transaction_manager.commit()
-        two.transaction_manager.commit()
-        one.db().storage.ping()
-        seen(one)
-        assert one.root()["counter"]._value == 3
-        one.close()
-        two.close()
+        return one, two
 
     def test_blobs(self, database, tmp_path):
         one, two = [

@@ -4,11 +4,18 @@ Two servers share a database in memory.  Their polling happens only when somethi
 asks for it, so that each test decides what a server knows.
 """
 
+import threading
+
 import pytest
 from ZODB.utils import maxtid, p64, u64
 
 from tests.support.rawclient import Failed
-from tests.support.sharedmemory import ExactChanges, SharedDatabase, SharedStorage
+from tests.support.sharedmemory import (
+    ExactChanges,
+    OperationalError,
+    SharedDatabase,
+    SharedStorage,
+)
 from tests.support.waiting import wait_until
 from zeolite.errors import ConfigurationError
 from zeolite.storageserver import shared
@@ -50,6 +57,58 @@ class TestForeignCommits:
         ping = client.call("ping")
         client.wait_for(ping)
         assert messages(client) == [invalidation(tid, 1), ("reply", ping, None)]
+
+    def test_ping_waits_for_a_poll_that_began_behind_it(self, database, serve_it):
+        """The one that is under way may have seen less than the client knows of."""
+        server = serve_it()
+        first, second = server.connect(), server.connect()
+        polled = database.gate("after poll")
+        early = first.call("ping")
+        polled.wait_until_reached()
+        tid = database.commit(1)
+        second.seen.clear()
+        late = second.call("ping")
+        wait_until(lambda: server.served.feed._wanted > server.served.feed._started)
+        polled.open()
+        first.wait_for(early)
+        second.wait_for(late)
+        assert messages(second) == [invalidation(tid, 1), ("reply", late, None)]
+
+    def test_foreign_commit_while_a_client_registers_is_on_one_side(
+        self, database, serve_it
+    ):
+        server = serve_it()
+        client = server.connect(register=False)
+        client.handshake()
+        before = database.commit(1)
+        polled = database.gate("after poll")
+        register = client.call("register", "1", False)
+        polled.wait_until_reached()
+        after = database.commit(2)
+        polled.open()
+        assert client.wait_for(register) == before
+        client.ask("ping")
+        assert client.invalidations() == [after]
+
+    def test_foreign_commit_told_between_the_poll_and_the_log_of_a_registering_client(
+        self, database, serve_it, monkeypatch
+    ):
+        """Another client's poll has put it into the log: it is not told twice."""
+        server = serve_it()
+        other, client = server.connect(), server.connect(register=False)
+        client.handshake()
+        made, committed = server.served.instance, []
+
+        def make(delivery):
+            committed.append(database.commit(1))
+            other.ask("ping")
+            return made(delivery)
+
+        monkeypatch.setattr(server.served, "instance", make)
+        assert client.ask("register", "1", False) == committed[0]
+        client.ask("ping")
+        assert client.invalidations() == []
+        assert other.invalidations() == committed
 
     def test_last_transaction_is_the_database_s(self, database, serve_it):
         client = serve_it().connect()
@@ -144,6 +203,10 @@ class TestOwnCommits:
         own = writer.wait_for(finish)
         assert own < after
         writer.ask("ping")
+        assert messages(writer)[:2] == [
+            ("reply", finish, own),
+            invalidation(after, 4),
+        ]
         assert writer.invalidations() == [after]
         reader.wait_for(ping)
         assert reader.invalidations() == [own, after]
@@ -167,6 +230,60 @@ class TestOwnCommits:
         reader.ask("ping")
         assert reader.invalidations() == [between, own]
         assert writer.invalidations() == [between]
+
+    def test_foreign_commit_between_vote_and_finish_comes_first(
+        self, database, serve_it
+    ):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        foreign = database.commit(1)
+        writer.seen.clear()
+        finish = writer.call("tpc_finish", 1)
+        own = writer.wait_for(finish)
+        assert messages(writer) == [invalidation(foreign, 1), ("reply", finish, own)]
+        reader.ask("ping")
+        assert reader.invalidations() == [foreign, own]
+
+    def test_foreign_commit_behind_an_own_one_that_failed(self, database, serve_it):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        database.fail("before tpc_finish", RuntimeError("broken"))
+        writer.call("tpc_finish", 1)
+        assert writer.is_closed()
+        foreign = database.commit(3)
+        reader.ask("ping")
+        assert reader.invalidations() == [foreign]
+
+    def test_many_committers_at_several_servers(self, database, serve_it):
+        """Each hears of all that others did, once and in order, whatever happens."""
+        servers = [serve_it(poll_interval=0.001) for _ in range(3)]
+        clients = [server.connect() for server in servers for _ in range(2)]
+        own = {client: [] for client in clients}
+
+        def commit(client, oid):
+            for number in range(25):
+                serial = own[client][-1] if number else None
+                own[client].append(client.commit(number, (oid,), serial))
+
+        threads = [
+            threading.Thread(target=commit, args=(client, oid))
+            for oid, client in enumerate(clients, 1)
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            database.commit(99)
+        for thread in threads:
+            thread.join()
+        tids = [tid for tid, _ in database.commits[1:]]
+        assert len(tids) == 6 * 25 + 50
+        for client in clients:
+            client.ask("ping")
+            assert client.invalidations() == [t for t in tids if t not in own[client]]
 
 
 class TestWithoutExactTids:
@@ -295,6 +412,18 @@ class TestTrouble:
         # The one that failed is not used again, nor are those that lay beside it.
         assert database.instances == 0
         assert client.ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
+        client.commit(2, oids=(3,))
+
+    def test_storage_that_cannot_clear_up_behind_it(self, database, serve_it):
+        """RelStorage raises a bare `Exception` then, with the reason behind it."""
+        client = serve_it().connect()
+        client.begin(1, oids=(3,))
+        error = Exception("Failed to close one or more resources")
+        error.__context__ = OperationalError("the database is down")
+        database.fail("vote", error)
+        with pytest.raises(Failed, match="ConflictError") as failed:
+            client.ask("vote", 1)
+        assert "the database is down; try again" in str(failed.value)
         client.commit(2, oids=(3,))
 
     def test_register_is_refused_meanwhile(self, database, serve_it):

@@ -177,3 +177,6 @@ class ExactChanges:
         commits = storage.database.commits[: storage.view]
         oids = {oid for t, changes in commits if t > tid for oid in changes}
         return sorted(oids) if len(oids) <= limit else None
+
+    def prepare_to_resolve(self, storage, serials):
+        pass

@@ -1,11 +1,15 @@
-"""What was committed to a database since a transaction, whoever committed it.
+"""What was committed to a database, whoever committed it.
 
 `find_changes` returns who knows best how to ask a storage.  Invalidations should
 tell the tid of the commit that made a change: with a later one, clients would
 believe that the revision before it was current for longer than it was.
 """
 
+from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
+
+#: How many objects a query has at most.
+MOST_ASKED = 1000
 
 
 def find_changes(storage):
@@ -64,13 +68,44 @@ class RelStorageChanges:
         oids = [p64(oid) for (oid,) in _query(storage, query)]
         return oids if len(oids) <= limit else None
 
+    def prepare_to_resolve(self, storage, serials):
+        """Have the storage know the revisions that conflicts are resolved with.
+
+        `serials` (dictionary) has the oids that a transaction changes with the tids
+        of what it began with.  RelStorage looks for these in its cache only, where
+        they are if they were committed through this server.  Without a history they
+        are nowhere else.
+        """
+        if not self.keeps_history:
+            return
+        storage, numbers = _base(storage), [str(u64(oid)) for oid in serials]
+        for start in range(0, len(numbers), MOST_ASKED):
+            some = ",".join(numbers[start : start + MOST_ASKED])
+            query = f"SELECT zoid, tid FROM current_object WHERE zoid IN ({some})"
+            for number, tid in _query(storage, query):
+                serial = serials[p64(number)]
+                if p64(tid) != serial:
+                    _remember(storage, number, serial)
+
+
+def _remember(storage, number, serial):
+    try:
+        state = storage.loadSerial(p64(number), serial)
+    except POSKeyError:
+        return  # It was packed away.
+    storage._cache.cache[number, u64(serial)] = state, u64(serial)
+
 
 def _query(storage, query):
-    while not hasattr(storage, "_load_connection"):
-        storage = storage.base
-    cursor = storage._load_connection.cursor
+    cursor = _base(storage)._load_connection.cursor
     cursor.execute(query)
     return cursor.fetchall()
+
+
+def _base(storage):
+    while not hasattr(storage, "_load_connection"):
+        storage = storage.base
+    return storage
 
 
 class PolledChanges:
@@ -98,3 +133,6 @@ class PolledChanges:
 
     def oids_since(self, storage, tid, limit):
         return None
+
+    def prepare_to_resolve(self, storage, serials):
+        pass

@@ -9,7 +9,7 @@ import logging
 
 import zope.interface
 from ZODB.POSException import POSKeyError, StorageError, Unsupported
-from ZODB.utils import maxtid, p64, u64
+from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire.channel import ConnectionLost
 from .instances import Instance, keeps
@@ -31,6 +31,9 @@ _WRITING = (
     "undo",
     "tpc_vote",
 )
+
+#: Those of them that have an oid and a tid, and may find a conflict.
+_CHECKING = ("store", "storeBlob")
 
 
 class SessionStorage:
@@ -141,6 +144,7 @@ class Committer:
         self._served = served
         self._instance = None
         self._is_good = True
+        self._serials = {}  # Of what the transaction changes that is not new.
 
     def last_transaction(self):
         """Return the tid of the last commit there is."""
@@ -151,6 +155,7 @@ class Committer:
             raise translated(error, is_reading=False) from error
 
     def begin(self, metadata, *args):
+        self._serials = {}
         try:
             try:
                 self._fresh().tpc_begin(metadata, *args)
@@ -166,7 +171,13 @@ class Committer:
 
     def call(self, name, *args):
         """Call a method of the storage, in a transaction that has begun."""
+        if name in _CHECKING and args[1] not in (None, z64):
+            self._serials[args[0]] = args[1]
         try:
+            if name == "tpc_vote":
+                self._served.changes.prepare_to_resolve(
+                    self._instance.storage, self._serials
+                )
             return getattr(self._instance.storage, name)(*args)
         except Exception as error:
             self._is_good = self._is_good and keeps(error)

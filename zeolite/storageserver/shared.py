@@ -56,14 +56,15 @@ class SharedServed(Served):
             if interface.providedBy(storage)
             and interface is not IStorageCurrentRecordIteration
         ]
-        self._changes = find_changes(storage)
+        #: How to ask it what was committed.
+        self.changes = find_changes(storage)
         self.instances = Instances(storage, self.log, options.storage_instances)
         self.committer = Committer(self)
         self.feed = self.journal = Feed(
             name,
             storage,
             self.log,
-            self._changes,
+            self.changes,
             options.poll_interval,
             self.dispatcher.wake,
             self.instances.rest,
@@ -124,7 +125,7 @@ class SharedServed(Served):
         info["supportsUndo"] = IStorageUndoable in self.interfaces
         # Clients that wonder what became of a commit have to know.
         info["is_shared"] = True
-        info["keeps_history"] = self._changes.keeps_history
+        info["keeps_history"] = self.changes.keeps_history
         return info
 
     def changed_since(self, tid, cursor, last_tid):
@@ -133,7 +134,7 @@ class SharedServed(Served):
             return "queue", changed
         # The database knows it, however long ago it was.  It may tell of more than
         # was published: what is named for nothing is only loaded again.
-        oids = self.instances.use(last_tid, self._changes.oids_since, tid, MOST_CHANGED)
+        oids = self.instances.use(last_tid, self.changes.oids_since, tid, MOST_CHANGED)
         if oids is None:
             return "too_old", None
         return "database", (last_tid, oids)

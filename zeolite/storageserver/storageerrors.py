@@ -9,6 +9,7 @@ reason to try again.
 from transaction.interfaces import TransientError
 from ZODB.POSException import (
     ConflictError,
+    POSError,
     POSKeyError,
     ReadConflictError,
     ReadOnlyError,
@@ -46,12 +47,14 @@ def is_trouble(error):
 
 
 def comes_of_trouble(error):
-    """Whether an exception was raised while another one was handled that says so."""
-    while error is not None:
-        if is_trouble(error):
-            return True
+    """Whether an exception says so, or was raised while one was handled that does."""
+    return _trouble(error) is not None
+
+
+def _trouble(error):
+    while error is not None and not is_trouble(error):
         error = error.__cause__ or error.__context__
-    return False
+    return error
 
 
 def describe(error):
@@ -61,10 +64,12 @@ def describe(error):
 
 def translated(error, is_reading):
     """Return the exception to tell a client instead of `error`; maybe the same."""
-    if is_trouble(error):
+    # What a storage raises when it cannot clear up either is of no kind at all.
+    trouble = _trouble(error)
+    if trouble is not None and (trouble is error or not isinstance(error, POSError)):
         class_ = ReadConflictError if is_reading else ConflictError
         return class_(
-            f"the server's database cannot be used now: {describe(error)}; try again"
+            f"the server's database cannot be used now: {describe(trouble)}; try again"
         )
     if type(error).__module__ == "ZODB.POSException":
         return error
