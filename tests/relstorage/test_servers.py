@@ -154,9 +154,11 @@ class TestFailover:
         other.close()
 
     @pytest.mark.parametrize("committed", [True, False])
+    @pytest.mark.parametrize("looks", [1, 2])
     def test_commit_in_doubt_is_looked_for_at_another_server(
-        self, database, committed, monkeypatch
+        self, database, committed, looks, monkeypatch
     ):
+        """Where the first look may fail because the database moves on meanwhile."""
         from relstorage.storage import RelStorage
 
         one, two = database.serve(), database.serve()
@@ -167,9 +169,15 @@ class TestFailover:
 
         def break_off(storage, *args):
             monkeypatch.undo()
+            if looks > 1:
+                monkeypatch.setattr(RelStorage, "tpc_vote", fail_once)
             if committed:
                 finish(storage, *args)
             raise OSError("the test wants it")
+
+        def fail_once(storage, *args):
+            monkeypatch.undo()
+            raise ReadConflictError("data from the future")
 
         monkeypatch.setattr(RelStorage, "tpc_finish", break_off)
         connection.transaction_manager.begin()

@@ -48,6 +48,8 @@ def check_not_committed(link, id, state, transaction):
             try:
                 return link.call(name, args, before).wait()
             except ReadConflictError as error:
+                if name == "vote":
+                    raise  # That transaction is over.
                 # The server's database is out of order, maybe for the same reason.
                 if time.monotonic() > deadline:
                     raise CommitInDoubt(f"it cannot be looked for: {error}") from error
@@ -91,12 +93,14 @@ def _wait_for_its_locks(ask, id, oids):
         try:
             ask("vote", id, before=begin + store)
         except ConflictError:
-            continue  # It was changed just now, or is locked for long.
+            # It was changed just now, or is locked for long, or the database is out
+            # of order again.
+            continue
         finally:
             ask("tpc_abort", id)
         ask("ping")
         return
-    raise CommitInDoubt("it may still be done: its objects are locked")
+    raise CommitInDoubt("it may still be done: its objects are locked or changing")
 
 
 def _existing(ask, oids):
