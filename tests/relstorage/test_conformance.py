@@ -3,6 +3,8 @@
 What RelStorage leaves out of them, or has to do in another way, is left out or done
 so here: it does not resolve conflicts when it undoes, does not tell whose data an
 undone revision has, and takes the time for a pack from the database's clock.
+
+    python -m pytest -m slow tests/relstorage/test_conformance.py
 """
 
 import pytest
@@ -23,6 +25,8 @@ from ZODB.tests import (
 
 from tests.conformance.suite import WITHOUT_RACES, ConformanceTest
 from tests.support import postgres
+
+pytestmark = pytest.mark.slow
 
 
 class RelStorageTest(ConformanceTest):

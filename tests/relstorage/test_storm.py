@@ -3,7 +3,10 @@
 Three servers, six processes of clients, and two programs that use RelStorage without
 a server.  Sums are right and pairs are equal in every read, and nothing that was
 acknowledged is lost or done twice.  `ZEOLITE_STORM_SECONDS` and `ZEOLITE_STORM_SEED`
-set how long the slow one takes, and how it goes.
+set how long the slow one takes, and how it goes.  `ZEOLITE_STORM_OPTIONS` (JSON) has
+other numbers: {"servers": 0, "clients": 0, "plain": 4} are programs with RelStorage
+alone, and "cache_local_mb" is the size of their caches.  With such a cache RelStorage
+4.3.0 reads sums that are wrong, see `alone`, so they have none.
 """
 
 import collections
@@ -144,8 +147,9 @@ def storm(
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("keep_history", [True], ids=["history"], indirect=True)
 def test_short_storm(database, tmp_path):
-    storm(database, tmp_path, seconds=8, seed=1, restarts=1)
+    storm(database, tmp_path, seconds=8, seed=1, restarts=1, cache_local_mb=0)
 
 
 @pytest.mark.slow
@@ -154,4 +158,5 @@ def test_long_storm(database, tmp_path):
     seconds = float(os.environ.get("ZEOLITE_STORM_SECONDS", "120"))
     seed = int(os.environ.get("ZEOLITE_STORM_SEED", "1"))
     options = json.loads(os.environ.get("ZEOLITE_STORM_OPTIONS", "{}"))
-    storm(database, tmp_path, seconds, seed, **{"restarts": 2, **options})
+    defaults = {"restarts": 2, "cache_local_mb": 0}
+    storm(database, tmp_path, seconds, seed, **{**defaults, **options})

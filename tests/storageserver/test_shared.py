@@ -9,6 +9,7 @@ import threading
 import pytest
 from ZODB.utils import maxtid, p64, u64
 
+from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
 from tests.support.sharedmemory import (
     ExactChanges,
@@ -329,6 +330,77 @@ class TestWithoutExactTids:
             (p64(u64(own) - 1), foreign),
             (own, [p64(3)]),
         ]
+
+
+class TestRevisionsThatAreKept:
+    def test_database_is_asked_once(self, database, serve_it):
+        server = serve_it()
+        clients = [server.connect() for _ in range(3)]
+        tid = database.commit(1)
+        for client in clients:
+            client.ask("ping")
+        assert clients[0].ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
+        database.fail("before loadBefore", RuntimeError("asked again"))
+        for client in clients:
+            answer = client.ask("loadBefore", p64(1), maxtid)
+            assert answer == (b"foreign", tid, None)
+        # What was before is not among them.
+        with pytest.raises(Failed, match="asked again"):
+            clients[0].ask("loadBefore", p64(1), tid)
+
+    def test_not_what_a_commit_has_overtaken(self, database, serve_it):
+        """It was read before the commit, and arrives after that was told of."""
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        database.commit(1, b"old")
+        client.ask("ping")
+        loaded = database.gate("after loadBefore")
+        load = client.load(1)
+        loaded.wait_until_reached()
+        second = database.commit(1, b"new")
+        other.ask("ping")
+        loaded.open()
+        assert client.wait_for(load)[0] == b"old"
+        client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+    def test_not_what_was_seen_in_a_view_without_the_last_commits(
+        self, database, serve_it, monkeypatch
+    ):
+        """The server knows of a commit that no client has been told of yet."""
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        database.commit(1, b"old")
+        database.commit(2)
+        client.ask("ping")
+        client.ask("loadBefore", p64(2), maxtid)  # Makes an instance.
+        second = database.commit(1, b"new")
+        put, gate = server.served.log.put, Gate()
+
+        def put_later(entries):
+            gate.stop_here()
+            put(entries)
+
+        monkeypatch.setattr(server.served.log, "put", put_later)
+        ping = other.call("ping")
+        gate.wait_until_reached()
+        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"old"
+        gate.open()
+        other.wait_for(ping)
+        client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_not_what_was_changed(self, database, serve_it, own):
+        client = serve_it().connect()
+        first = client.commit(1, oids=(1,), data=b"old")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"old", first, None)
+        if own:
+            second = client.commit(2, oids=(1,), serial=first, data=b"new")
+        else:
+            second = database.commit(1, b"new")
+            client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
 
 
 class TestInstances:

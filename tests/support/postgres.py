@@ -45,9 +45,12 @@ def _user():
 
 
 class Cluster:
-    """A running PostgreSQL.  Used by one thread at a time."""
+    """A running PostgreSQL.  Used by one thread at a time.
 
-    def __init__(self):
+    It does not wait for the disk, unless `is_durable`.
+    """
+
+    def __init__(self, is_durable=False):
         self._directory = tempfile.mkdtemp(prefix="zeolite-pg-", dir="/tmp")
         self._as = {}
         if os.getuid() == 0:
@@ -62,7 +65,8 @@ class Cluster:
                 file.write(
                     f"listen_addresses = ''\n"
                     f"unix_socket_directories = '{self._directory}'\n"
-                    "fsync = off\nmax_connections = 200\nmax_prepared_transactions = 10\n"
+                    f"fsync = {'on' if is_durable else 'off'}\n"
+                    "max_connections = 200\nmax_prepared_transactions = 10\n"
                 )
             self.start()
         except BaseException:

@@ -99,18 +99,28 @@ class Instances:
     def use(self, tid, function, *args):
         """Return `function(storage, *args)`, where the storage sees the commit `tid`.
 
-        Tried again once, because a connection may have been lost long ago.  Raises
-        what clients understand.
+        Raises what clients understand.
+        """
+
+        def run(instance):
+            return function(instance.storage, *args)
+
+        return self.borrow(tid, run)
+
+    def borrow(self, tid, function):
+        """Like `use`, with the `Instance`.
+
+        Tried again once, because a connection may have been lost long ago.
         """
         try:
             try:
-                with self._borrowed(tid) as storage:
-                    return function(storage, *args)
+                with self._borrowed(tid) as instance:
+                    return function(instance)
             except Exception as error:
                 if not comes_of_trouble(error):
                     raise
-            with self._borrowed(tid) as storage:
-                return function(storage, *args)
+            with self._borrowed(tid) as instance:
+                return function(instance)
         except Exception as error:
             raise translated(error, is_reading=True) from error
 
@@ -123,7 +133,7 @@ class Instances:
             elif instance._viewing_since is None:
                 # The storage polls by itself now.
                 instance._viewing_since = time.monotonic()
-            yield instance.storage
+            yield instance
         except BaseException as error:
             self._return(instance, is_good=keeps(error))
             if comes_of_trouble(error):

@@ -35,14 +35,15 @@ class Feed:
     """Polls a database, and is where its commits are reserved and published.
 
     Any thread calls any method.  `root` is the storage, `changes` what knows its
-    changes, `on_poll` is called in the feed's thread once an interval.
+    changes, `revisions` has what was read, `on_poll` is called in the feed's thread once an interval.
     """
 
-    def __init__(self, name, root, log, changes, interval, on_news, on_poll):
+    def __init__(self, name, root, log, changes, revisions, interval, on_news, on_poll):
         self._name = name
         self._root = root
         self._log = log
         self._changes = changes
+        self._revisions = revisions
         self._interval = interval
         self._on_news = on_news
         self._on_poll = on_poll
@@ -206,6 +207,9 @@ class Feed:
         entries = self._entries(commits, is_exact, own)
         if entries:
             self._known = max(self._known, *(e.tid for e in entries))
+            for entry in entries:
+                # Before any client is told.
+                self._revisions.changed(entry.tid, entry.oids or ())
             self._log.put(entries)
             if any(entry.origin is None for entry in entries):
                 self._on_news()
@@ -266,6 +270,7 @@ class Feed:
             "storage %s: unknown changes, all clients have to reconnect", self._name
         )
         self._known = max([self._known, tid, *own])
+        self._revisions.forget(self._known)
         self._log.restart(self._known, is_known=False)
         self._log.put(own.values())
         self._on_news()

@@ -60,7 +60,18 @@ class SessionStorage:
         return self._served.instances.use(self._delivery.tid, read)
 
     def loadBefore(self, oid, tid):
-        return self._served.instances.use(self._delivery.tid, _load_before, oid, tid)
+        found = self._served.revisions.get(oid, tid)
+        if found is not None:
+            return (*found, None)
+
+        def load(instance):
+            mark = self._served.revisions.mark
+            found = _load_before(instance.storage, oid, tid)
+            if found is not None and found[2] is None and instance.seen >= mark:
+                self._served.revisions.keep(oid, *found[:2], mark)
+            return found
+
+        return self._served.instances.borrow(self._delivery.tid, load)
 
     def getTid(self, oid):
         return self._served.instances.use(self._delivery.tid, _get_tid, oid)

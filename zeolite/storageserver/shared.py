@@ -1,6 +1,7 @@
 """A storage in a database to which others write as well.
 
-    sessions  -> instances: what reads borrows one for each call
+    sessions  -> revisions: what was read before and is current
+              -> instances: what else reads borrows one for each call
               -> committer: what has the commit lock writes with one
     feed      -> the invalidation log, from polling the database
 
@@ -23,6 +24,7 @@ from .blobs import remove_abandoned
 from .changes import find_changes
 from .instances import Instances
 from .polling import Feed, PollFailed
+from .revisions import Revisions
 from .served import REACHABLE, Served
 from .sessionstorage import Committer, Iteration, SessionStorage, too_many
 from .storageerrors import translated
@@ -59,12 +61,15 @@ class SharedServed(Served):
         #: How to ask it what was committed.
         self.changes = find_changes(storage)
         self.instances = Instances(storage, self.log, options.storage_instances)
+        #: What was read from it by clients, and is current.
+        self.revisions = Revisions(self.log.last_tid, options.storage_cache_size)
         self.committer = Committer(self)
         self.feed = self.journal = Feed(
             name,
             storage,
             self.log,
             self.changes,
+            self.revisions,
             options.poll_interval,
             self.dispatcher.wake,
             self.instances.rest,
@@ -117,6 +122,10 @@ class SharedServed(Served):
             reason = f"the server's database cannot be used now: {error}; try again"
             kind = ClientDisconnected if is_new else ReadConflictError
             raise kind(reason) from error
+
+    def packed(self):
+        self.revisions.forget(self.log.last_tid)
+        super().packed()
 
     def info(self):
         info = super().info()
