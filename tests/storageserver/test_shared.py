@@ -390,6 +390,29 @@ class TestRevisionsThatAreKept:
         client.ask("ping")
         assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
 
+    def test_not_what_a_client_was_told_to_be_past(
+        self, database, serve_it, monkeypatch
+    ):
+        """The commit is in the log, and the poll that put it there is not over."""
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        database.commit(1, b"old")
+        client.ask("ping")
+        client.ask("loadBefore", p64(1), maxtid)
+        second = database.commit(1, b"new")
+        put, gate = server.served.log.put, Gate()
+
+        def put_and_stop(entries):
+            put(entries)
+            gate.stop_here()
+
+        monkeypatch.setattr(server.served.log, "put", put_and_stop)
+        ping = other.call("ping")
+        gate.wait_until_reached()
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+        gate.open()
+        other.wait_for(ping)
+
     @pytest.mark.parametrize("own", [True, False])
     def test_not_what_was_changed(self, database, serve_it, own):
         client = serve_it().connect()
