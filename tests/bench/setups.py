@@ -7,8 +7,10 @@ gives a target (see `systems.py`).  It is entered once for each system and row.
 import contextlib
 import os
 
+import psutil
+
 from . import tls
-from .processes import Worker, run_jobs
+from .processes import Failed, Worker, run_jobs
 from .systems import FLOOR, answering, available, serving
 
 
@@ -26,6 +28,22 @@ def records_over_tls(bench, system):
     path = bench.records()
     with serving(bench.scratch, system, path, encrypted=encrypted) as (target, _):
         yield target
+
+
+def records_on(cpus):
+    """A database of records, where client and server share 1 CPU or have 2."""
+
+    @contextlib.contextmanager
+    def setup(bench, system):
+        server_cpu, client_cpu = _cpus(cpus)
+        if server_cpu is None:
+            raise Failed("this system does not let a process stay on a CPU")
+        with serving(bench.scratch, system, bench.records()) as (target, pid):
+            for thread in psutil.Process(pid).threads():
+                os.sched_setaffinity(thread.id, {server_cpu})
+            yield {**target, "cpu": client_cpu}
+
+    return setup
 
 
 @contextlib.contextmanager

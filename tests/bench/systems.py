@@ -1,12 +1,14 @@
 """What is compared: the floor, FileStorage in process, ZEO, Zeolite.
 
 A system is known by its name.  A target is where a client process finds one: a
-dictionary with `system` and, depending on it, `port`, `path` or `section`; for the floor also
-`cpu`, where its client is to run, or None; for servers `tls` (see `tls.py`) or None.
+dictionary with `system` and, depending on it, `port`, `path` or `section`; `cpu` is
+where its client is to run, None or missing for any; for servers `tls` (see `tls.py`)
+or None.
 """
 
 import contextlib
 import functools
+import os
 import socket
 import time
 
@@ -139,6 +141,7 @@ def open_storage(target, **options):
 
     `options` are for client storages.
     """
+    stay_on(target.get("cpu"))
     if target["system"] == FILE_STORAGE:
         from ZODB.FileStorage import FileStorage
 
@@ -155,6 +158,12 @@ def open_storage(target, **options):
     encrypted = target.get("tls")
     context = tls.context(encrypted) if encrypted else None
     return package.client(address, ssl=context, **options)
+
+
+def stay_on(cpu):
+    """Keep this process, and what it begins from here on, on a CPU (int, or None)."""
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
 
 
 def _free_port():

@@ -7,11 +7,12 @@ be woken from its sleep; in a virtual machine the second takes several times as
 long.  A number is only worth something where it is known which it was.
 """
 
-import os
 import socket
 import sys
 import threading
 import time
+
+from ..systems import stay_on
 
 REQUEST = 59
 REPLY = 450
@@ -19,7 +20,7 @@ REPLY = 450
 
 def answer(port, cpu):
     """Answer requests until there is no more input, a thread for each connection."""
-    _stay_on(cpu)
+    stay_on(cpu)
     listening = socket.create_server(("127.0.0.1", port))
 
     def serve():
@@ -36,7 +37,7 @@ def answer(port, cpu):
 
 def ask(target, count):
     """Make round trips one after the other; the result is start and end."""
-    _stay_on(target["cpu"])
+    stay_on(target["cpu"])
     connection = socket.create_connection(("127.0.0.1", target["port"]))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _ask(connection, count // 10)
@@ -47,11 +48,6 @@ def ask(target, count):
         return start, time.monotonic()
 
     return measure
-
-
-def _stay_on(cpu):
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
 
 
 def _ask(connection, count):
