@@ -28,7 +28,9 @@ setup(
     },
     install_requires=["ZODB >= 5.8", "transaction", "ZConfig"],
     extras_require={
+        "relstorage": ["RelStorage >= 4.1", "psycopg2-binary"],
         "test": [
+            "RelStorage >= 4.1",
             "ZEO >= 6.2",
             "hypothesis",
             "manuel",
@@ -36,6 +38,7 @@ setup(
             "mypy",
             "prometheus-client",
             "psutil",
+            "psycopg2-binary",
             "pyramid_zodbconn",
             "pytest",
             "pytest-timeout",

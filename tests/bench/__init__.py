@@ -5,7 +5,7 @@
     setups.py     what that needs           sizes.py      and how much of it
     systems.py    what is compared          databases.py  the files that are served
     processes.py  starting and stopping     worker.py     a client process; jobs/ is what it does
-    shootout.py   zodbshootout's rows
+    shootout.py   zodbshootout's rows       growing.py    more servers than one: a table of its own
 
 Nothing here asserts a speed: machines differ.
 """

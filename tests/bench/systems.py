@@ -1,8 +1,9 @@
 """What is compared: the floor, FileStorage in process, ZEO, Zeolite.
 
 A system is known by its name.  A target is where a client process finds one: a
-dictionary with `system` and, depending on it, `port` or `path`; maybe also `cpu`,
-where its clients are to run, or None; for servers `tls` (see `tls.py`) or None.
+dictionary with `system` and, depending on it, `port`, `path` or `section`; `cpu` is
+where its client is to run, None or missing for any; for servers `tls` (see `tls.py`)
+or None.
 """
 
 import contextlib
@@ -17,6 +18,9 @@ FLOOR = "floor"
 FILE_STORAGE = "FileStorage"
 ZEO = "ZEO"
 ZEOLITE = "Zeolite"
+
+#: Without a server; only for `growing`.
+RELSTORAGE = "RelStorage"
 
 #: In the order of the table's columns.
 SYSTEMS = FLOOR, FILE_STORAGE, ZEO, ZEOLITE
@@ -84,6 +88,22 @@ def serving(scratch, system, path, *, blob_dir=None, encrypted=None):
 
 
 @contextlib.contextmanager
+def configured(scratch, text):
+    """Run a server with a configuration that has `{port}`; like `serving`."""
+    log, path, port = scratch.fresh("server.log"), scratch.fresh("s.conf"), free_port()
+    path.write_text(text.replace("{port}", str(port)))
+    target = {"system": ZEOLITE, "port": port, "tls": None}
+    process = scratch.start(["-m", _MODULES[ZEOLITE], "-C", path], log)
+    try:
+        _wait_until_it_speaks(target, process, log)
+        yield target, process.pid
+    finally:
+        if not stop(process):
+            scratch.notes.append(f"the server had to be killed\n{tail(log)}")
+        _look_for_trouble(scratch, ZEOLITE, log)
+
+
+@contextlib.contextmanager
 def answering(scratch, cpus=(None, None)):
     """Run the other end of the floor; give its target.
 
@@ -105,6 +125,10 @@ def open_storage(target, **options):
         from ZODB.FileStorage import FileStorage
 
         return FileStorage(target["path"])
+    if target["system"] == RELSTORAGE:
+        import ZODB.config
+
+        return ZODB.config.storageFromString(target["section"])
     address = _HOST, target["port"]
     if target["system"] == ZEO:
         import ZEO as package

@@ -6,6 +6,7 @@ suites are written as mix-ins for a test case that has the storage in `_storage`
 
 import importlib
 import inspect
+import functools
 import itertools
 import pathlib
 import shutil
@@ -81,11 +82,28 @@ def in_all_pairings(suites, stock_is_slow=False):
             "client": client,
             "server": server,
         }
+        if ending and hasattr(suites, _LONG_RACE):
+            attributes[_LONG_RACE] = slow_race(suites)
         made = type(name + ending, (suites,), attributes)
         if ending and stock_is_slow:
             made = pytest.mark.slow(made)
         setattr(module, name + ending, made)
     return suites
+
+
+#: It takes half a minute, as long as a hundred other tests.
+_LONG_RACE = "test_race_external_invalidate_vs_disconnect"
+
+
+def slow_race(suites):
+    """Return the longest race test of a class, to be run where slow tests are."""
+
+    @pytest.mark.slow
+    @functools.wraps(getattr(suites, _LONG_RACE))
+    def test(self):
+        getattr(suites, _LONG_RACE)(self)
+
+    return test
 
 
 def mostly_slow(suites):

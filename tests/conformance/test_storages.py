@@ -24,6 +24,7 @@ from .suite import (
     ConformanceTest,
     in_all_pairings,
     mostly_slow,
+    slow_race,
 )
 
 
@@ -102,6 +103,8 @@ class MappingStorageSuites(InMemory, Suites, OptionalGC):
 @mostly_slow
 class DemoStorageSuites(InMemory, Suites, ConflictResolution.ConflictResolvingStorage):
     section = DEMO_STORAGE
+
+    test_race_external_invalidate_vs_disconnect = slow_race(Suites)
 
 
 @in_all_pairings

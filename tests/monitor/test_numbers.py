@@ -329,7 +329,14 @@ def test_kinds_of_cache_verification(serve, tmp_path):
     for one in (client, again):
         one.close()
     wait_until(lambda: not server.status()["connections"])
-    wanted = {"none": 1, "queue": 1, "iterating": 1, "too_old": 1, "upstream": 0}
+    wanted = {
+        "none": 1,
+        "queue": 1,
+        "iterating": 1,
+        "too_old": 1,
+        "upstream": 0,
+        "database": 0,
+    }
     assert server.status()["verifications"] == wanted
     found = metrics(server)
     for kind, count in wanted.items():

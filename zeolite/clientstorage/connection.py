@@ -258,6 +258,8 @@ class Connection:
         if info.get("zeolite"):
             link.is_zeolite = True
             link.transaction_lock = None
+            link.is_shared = bool(info.get("is_shared"))
+            link.keeps_history = bool(info.get("keeps_history", True))
         tid = self._owner.verify(ask, link.tid)
         # What was committed while the owner was verified.
         for args in early:

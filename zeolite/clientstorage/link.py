@@ -67,6 +67,10 @@ class Link:
         self.uploads = Uploads()
         #: Whether the server is one of ours, and not a stock ZEO server.
         self.is_zeolite = False
+        #: Whether other servers write to the same database.
+        self.is_shared = False
+        #: Whether the storage remembers who changed an object before the last time.
+        self.keeps_history = True
         #: What a transaction holds from its first call to its last, if the
         #: server takes only one at a time from a client; else None.
         self.transaction_lock = threading.Lock()

@@ -50,7 +50,8 @@ def _register(session, name, read_only):
 
 
 def _ping(session):
-    return None
+    session.served.poll()
+    session.delivery.catch_up()
 
 
 def _set_client_label(session, label):
@@ -69,6 +70,8 @@ def _get_info(session):
 
 
 def _last_transaction(session):
+    session.served.poll()
+    session.delivery.catch_up()
     return session.delivery.tid
 
 

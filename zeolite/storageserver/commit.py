@@ -195,7 +195,7 @@ class Transaction:
         with self._lock:
             self._expect(State.VOTED)
             self._state = State.FINISHING
-        log = self._served.log
+        journal = self._served.journal
         try:
             tid = self._storage.tpc_finish(self._metadata, self._reserve)
             if self._entry is None:
@@ -204,14 +204,17 @@ class Transaction:
         except BaseException as error:
             self._why = f"{type(error).__name__}: {error}"
             if self._entry is not None:
-                log.cancel(self._entry)
+                journal.cancel(self._entry)
             self._abort_in_storage()
             self._end()
             raise
-        log.publish(self._entry)
-        now = time.monotonic()
-        self._served.commit_times.observe(now - self._asked)
-        self._end(now)
+        now = None
+        try:
+            journal.publish(self._entry)
+            now = time.monotonic()
+            self._served.commit_times.observe(now - self._asked)
+        finally:
+            self._end(now)
         self._served.dispatcher.wake(self.session.delivery)
         return self._entry.tid, self._entry
 
@@ -340,7 +343,7 @@ class Transaction:
             logger.exception("storage %s: aborting failed", self._served.name)
 
     def _reserve(self, tid):
-        self._entry = self._served.log.reserve(
+        self._entry = self._served.journal.reserve(
             tid, list(self._oids), self.session.delivery
         )
 

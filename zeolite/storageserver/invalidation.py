@@ -124,6 +124,13 @@ class InvalidationLog:
         with self._lock:
             self._publish(self._append(tid, oids, None))
 
+    def put(self, entries):
+        """Reserve and publish what is made already, oldest first, in one step."""
+        with self._lock:
+            for entry in entries:
+                self._place(entry)
+                self._publish(entry)
+
     def restart(self, tid, is_known=True):
         """Forget what readers see: what happened up to `tid` cannot be told.
 
@@ -141,9 +148,12 @@ class InvalidationLog:
                 self._base = p64(u64(self._base) + 1)
 
     def _append(self, tid, oids, origin):
-        entry = Entry(tid, oids, origin)
+        return self._place(Entry(tid, oids, origin))
+
+    def _place(self, entry):
         self._entries.append(entry)
-        self._oids += len(oids)
+        if not entry.void:
+            self._oids += len(entry.oids)
         while self._is_too_long() and self._first < self.end:
             self._drop()
         return entry

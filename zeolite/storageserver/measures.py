@@ -13,8 +13,9 @@ COUNTS = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolv
 
 #: How a client's cache was brought up to date: it did not ask, because it was empty
 #: or had all; it was told from the log, by the server that this one is a client of,
-#: by iterating over the storage; or nobody could tell.
-VERIFICATIONS = ("none", "queue", "upstream", "iterating", "too_old")
+#: by the database that servers share, by iterating over the storage; or nobody could
+#: tell.
+VERIFICATIONS = ("none", "queue", "upstream", "database", "iterating", "too_old")
 
 #: What `Session.counts` has.  Only the session's own thread writes them, but for
 #: those that go through `Attendance.count`.

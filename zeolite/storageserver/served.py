@@ -67,8 +67,10 @@ class Served:
             storage.tryToResolveConflict = _leave_conflict
         self.commit_lock = CommitLock()
         self.reports = LockReports(name, self.commit_lock, self.options)
-        tid = storage.lastTransaction()
+        tid = self._last_transaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
+        #: Where commits reserve and publish their places in the log.
+        self.journal = self.log
         self.dispatcher = Dispatcher(self.log, name)
         # Whether the storage has said that it knows nothing, and not since when.
         self._is_unknown = False
@@ -99,6 +101,17 @@ class Served:
 
     def start(self):
         """Begin: the storage may tell of changes from now on."""
+        self._listen()
+        self.dispatcher.start()
+        for thread in self._threads:
+            thread.start()
+
+    def _last_transaction(self):
+        """Return the tid where the log begins."""
+        return self.storage.lastTransaction()
+
+    def _listen(self):
+        """Begin to hear of changes that the storage makes by itself."""
         if hasattr(self.storage, "registerDB"):
             self.storage.registerDB(self)
         # What was committed before the storage knew whom to tell.
@@ -109,19 +122,23 @@ class Served:
             size = self.options.invalidation_queue_size
             self.log.seed(self.storage.lastInvalidations(size))
         remove_abandoned(self.storage)
-        self.dispatcher.start()
-        for thread in self._threads:
-            thread.start()
+
+    def _stop_listening(self, patience):
+        """Hear of no changes any more; wait for that, at most `patience` seconds."""
+
+    def _close_storage(self):
+        self.storage.close()
 
     def close(self, deadline=None):
         """End the threads and close the storage.
 
         Waits for helpers such as a pack, because nobody else may open the storage
         before they are done: however long that takes, or until `deadline`
-        (`time.monotonic` seconds).  After that the storage is left as it is, for the end of the process, and
-        so it is with a session that has not ended by now.
+        (`time.monotonic` seconds).  After that the storage is left as it is, for the
+        end of the process, and so it is with a session that has not ended by now.
         """
         self.commit_lock.close()
+        self._stop_listening(deadline and max(0, deadline - time.monotonic()))
         self.dispatcher.close()
         with self._lock:
             helpers = list(self._helpers)
@@ -137,7 +154,7 @@ class Served:
         if busy := self.sessions():
             self._leave_open(f"it still works for client {busy[0]}")
             return
-        self.storage.close()
+        self._close_storage()
 
     def _leave_open(self, why):
         logger.warning("storage %s: not closed: %s", self.name, why)
@@ -198,9 +215,12 @@ class Served:
 
     # What sessions ask.
 
-    def instance(self):
-        """Return the storage object that one session is to use."""
+    def instance(self, delivery):
+        """Return the storage object for the session whose delivery this is."""
         return self.storage
+
+    def poll(self, is_new=False):
+        """See to it that all that is committed by now is in the log: it is."""
 
     def sessions(self):
         """Return a list of the sessions of all clients."""

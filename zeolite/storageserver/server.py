@@ -13,7 +13,7 @@ from .admission import is_everywhere
 from .housekeeping import Housekeeper
 from .listener import Listener
 from .options import ServerOptions
-from .served import Served
+from .shared import serve
 from .sparselog import SparseLog
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class StorageServer:
                 f"{format_address(address)}; leave it out"
             )
         self._served = {
-            name: Served(name, storage, options) for name, storage in storages.items()
+            name: serve(name, storage, options) for name, storage in storages.items()
         }
         self._log = SparseLog(logger)
         self._housekeeper = Housekeeper(

@@ -181,7 +181,8 @@ class Session:
         if not read_only and served.is_read_only():
             raise ReadOnlyError(f"storage {name!r} is read-only on this server")
         self.read_only = bool(read_only)
-        self.storage = served.instance()
+        served.poll(is_new=True)
+        self.storage = served.instance(self.delivery)
         self.iterators = Iterators(self.storage, self._options.max_iterators)
         self._frames.limit = self._options.max_message_size
         self._deadline = None

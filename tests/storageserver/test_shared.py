@@ -1,0 +1,571 @@
+"""The rules of order where others commit to the same database, one by one.
+
+Two servers share a database in memory.  Their polling happens only when something
+asks for it, so that each test decides what a server knows.
+"""
+
+import threading
+
+import pytest
+from ZODB.utils import maxtid, p64, u64
+
+from tests.support.blocking import Gate
+from tests.support.rawclient import Failed
+from tests.support.sharedmemory import (
+    ExactChanges,
+    OperationalError,
+    SharedDatabase,
+    SharedStorage,
+)
+from tests.support.waiting import wait_until
+from zeolite.errors import ConfigurationError
+from zeolite.storageserver import shared
+
+NEVER = 3600
+
+
+@pytest.fixture
+def database():
+    return SharedDatabase()
+
+
+@pytest.fixture
+def serve_it(serve, database, monkeypatch):
+    """Call it to get a server on the database."""
+    monkeypatch.setattr(shared, "find_changes", lambda storage: ExactChanges())
+
+    def serve_it(**options):
+        options = {"poll_interval": NEVER, **options}
+        return serve(SharedStorage(database), **options)
+
+    return serve_it
+
+
+def messages(client):
+    """What a client has seen since it was cleared, without sizes."""
+    return [message for message in client.seen if message[0] != "info"]
+
+
+def invalidation(tid, *oids):
+    return "invalidateTransaction", tid, [p64(oid) for oid in oids]
+
+
+class TestForeignCommits:
+    def test_ping_is_answered_behind_a_foreign_commit(self, database, serve_it):
+        client = serve_it().connect()
+        tid = database.commit(1)
+        client.seen.clear()
+        ping = client.call("ping")
+        client.wait_for(ping)
+        assert messages(client) == [invalidation(tid, 1), ("reply", ping, None)]
+
+    def test_ping_waits_for_a_poll_that_began_behind_it(self, database, serve_it):
+        """The one that is under way may have seen less than the client knows of."""
+        server = serve_it()
+        first, second = server.connect(), server.connect()
+        polled = database.gate("after poll")
+        early = first.call("ping")
+        polled.wait_until_reached()
+        tid = database.commit(1)
+        second.seen.clear()
+        late = second.call("ping")
+        wait_until(lambda: server.served.feed._wanted > server.served.feed._started)
+        polled.open()
+        first.wait_for(early)
+        second.wait_for(late)
+        assert messages(second) == [invalidation(tid, 1), ("reply", late, None)]
+
+    def test_foreign_commit_while_a_client_registers_is_on_one_side(
+        self, database, serve_it
+    ):
+        server = serve_it()
+        client = server.connect(register=False)
+        client.handshake()
+        before = database.commit(1)
+        polled = database.gate("after poll")
+        register = client.call("register", "1", False)
+        polled.wait_until_reached()
+        after = database.commit(2)
+        polled.open()
+        assert client.wait_for(register) == before
+        client.ask("ping")
+        assert client.invalidations() == [after]
+
+    def test_foreign_commit_told_between_the_poll_and_the_log_of_a_registering_client(
+        self, database, serve_it, monkeypatch
+    ):
+        """Another client's poll has put it into the log: it is not told twice."""
+        server = serve_it()
+        other, client = server.connect(), server.connect(register=False)
+        client.handshake()
+        made, committed = server.served.instance, []
+
+        def make(delivery):
+            committed.append(database.commit(1))
+            other.ask("ping")
+            return made(delivery)
+
+        monkeypatch.setattr(server.served, "instance", make)
+        assert client.ask("register", "1", False) == committed[0]
+        client.ask("ping")
+        assert client.invalidations() == []
+        assert other.invalidations() == committed
+
+    def test_last_transaction_is_the_database_s(self, database, serve_it):
+        client = serve_it().connect()
+        tid = database.commit(1)
+        assert client.ask("lastTransaction") == tid
+
+    def test_register_is_behind_all_that_was_committed(self, database, serve_it):
+        server = serve_it()
+        tid = database.commit(1)
+        client = server.connect()
+        assert client.tid == tid
+        client.ask("ping")
+        assert client.invalidations() == []
+
+    def test_commit_of_another_server_is_told_by_interval(self, serve_it):
+        writer, reader = (
+            serve_it(poll_interval=0.01).connect(),
+            serve_it(poll_interval=0.01).connect(),
+        )
+        tid = writer.commit(1)
+        assert reader.read() == invalidation(tid, 1)
+
+    def test_load_sees_what_its_client_was_told(self, database, serve_it):
+        """The instance that served it before saw less."""
+        client = serve_it().connect()
+        first = database.commit(1, b"old")
+        client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"old", first, None)
+        second = database.commit(1, b"new")
+        # Nobody knows yet: the load may miss it, because its invalidation follows.
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"old", first, None)
+        client.ask("ping")
+        assert client.invalidations() == [first, second]
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+    def test_foreign_commit_during_a_load_is_told_behind_the_reply(
+        self, database, serve_it
+    ):
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        first = database.commit(1, b"old")
+        client.ask("ping")
+        loaded = database.gate("after loadBefore")
+        client.seen.clear()
+        load = client.load(1)
+        loaded.wait_until_reached()
+        second = database.commit(1, b"new")
+        other.ask("ping")
+        server.session(client).delivery.nudge()
+        loaded.open()
+        client.wait_for(load)
+        client.ask("ping")
+        assert messages(client)[:2] == [
+            ("reply", load, (b"old", first, None)),
+            invalidation(second, 1),
+        ]
+
+    def test_revision_before_the_one_there_is(self, database, serve_it):
+        client = serve_it().connect()
+        first, second = database.commit(1, b"old"), database.commit(1, b"new")
+        assert client.ask("loadBefore", p64(1), second) == (b"old", first, second)
+
+
+class TestOwnCommits:
+    def test_earlier_foreign_commits_come_before_the_reply(self, database, serve_it):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        foreign = [database.commit(1), database.commit(2)]
+        writer.seen.clear()
+        own = writer.commit(1, oids=(3,))
+        assert own > foreign[-1]
+        assert writer.invalidations() == foreign
+        reader.ask("ping")
+        assert reader.invalidations() == [*foreign, own]
+
+    def test_commit_that_a_poll_sees_first_is_told_once(self, database, serve_it):
+        """It is visible, its server does not know its tid, and others follow it."""
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        finished = database.gate("after tpc_finish")
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        writer.seen.clear()
+        finish = writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        after = database.commit(4)
+        polled = database.gate("after poll")
+        ping = reader.call("ping")
+        polled.wait_until_reached()
+        polled.open()
+        finished.open()
+        own = writer.wait_for(finish)
+        assert own < after
+        writer.ask("ping")
+        assert messages(writer)[:2] == [
+            ("reply", finish, own),
+            invalidation(after, 4),
+        ]
+        assert writer.invalidations() == [after]
+        reader.wait_for(ping)
+        assert reader.invalidations() == [own, after]
+
+    def test_commit_behind_a_poll_waits_for_the_next(self, database, serve_it):
+        """A poll that began before it has not seen what came between."""
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        polled = database.gate("after poll")
+        ping = reader.call("ping")
+        polled.wait_until_reached()
+        between = database.commit(4)
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        finish = writer.call("tpc_finish", 1)
+        wait_until(lambda: server.served.feed._own)
+        polled.open()
+        own = writer.wait_for(finish)
+        assert between < own
+        reader.wait_for(ping)
+        reader.ask("ping")
+        assert reader.invalidations() == [between, own]
+        assert writer.invalidations() == [between]
+
+    def test_foreign_commit_between_vote_and_finish_comes_first(
+        self, database, serve_it
+    ):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        foreign = database.commit(1)
+        writer.seen.clear()
+        finish = writer.call("tpc_finish", 1)
+        own = writer.wait_for(finish)
+        assert messages(writer) == [invalidation(foreign, 1), ("reply", finish, own)]
+        reader.ask("ping")
+        assert reader.invalidations() == [foreign, own]
+
+    def test_foreign_commit_behind_an_own_one_that_failed(self, database, serve_it):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        database.fail("before tpc_finish", RuntimeError("broken"))
+        writer.call("tpc_finish", 1)
+        assert writer.is_closed()
+        foreign = database.commit(3)
+        reader.ask("ping")
+        assert reader.invalidations() == [foreign]
+
+    def test_many_committers_at_several_servers(self, database, serve_it):
+        """Each hears of all that others did, once and in order, whatever happens."""
+        servers = [serve_it(poll_interval=0.001) for _ in range(3)]
+        clients = [server.connect() for server in servers for _ in range(2)]
+        own = {client: [] for client in clients}
+
+        def commit(client, oid):
+            for number in range(25):
+                serial = own[client][-1] if number else None
+                own[client].append(client.commit(number, (oid,), serial))
+
+        threads = [
+            threading.Thread(target=commit, args=(client, oid))
+            for oid, client in enumerate(clients, 1)
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            database.commit(99)
+        for thread in threads:
+            thread.join()
+        tids = [tid for tid, _ in database.commits[1:]]
+        assert len(tids) == 6 * 25 + 50
+        for client in clients:
+            client.ask("ping")
+            assert client.invalidations() == [t for t in tids if t not in own[client]]
+
+
+class TestWithoutExactTids:
+    def test_revision_ends_as_soon_as_it_may_have(self, database, serve):
+        """`poll_invalidations` does not tell which commit it was."""
+        server = serve(SharedStorage(database), poll_interval=NEVER)
+        client = server.connect()
+        client.ask("ping")
+        known = client.tid
+        first, second = database.commit(1), database.commit(2)
+        client.ask("ping")
+        early = p64(u64(known) + 1)
+        assert early < first
+        assert [m for m in client.seen if m[0] == "invalidateTransaction"] == [
+            invalidation(early, 1, 2),
+            invalidation(second, 1, 2),
+        ]
+
+    def test_foreign_changes_before_an_own_commit_are_told(self, database, serve):
+        server = serve(SharedStorage(database), poll_interval=NEVER)
+        writer = server.connect()
+        writer.ask("ping")
+        database.commit(1)
+        writer.seen.clear()
+        writer.commit(1, oids=(3,))
+        told = [m for m in writer.seen if m[0] == "invalidateTransaction"]
+        assert {oid for _, _, oids in told for oid in oids} == {p64(1)}
+
+    def test_nobody_stands_between_foreign_commits(self, database, serve):
+        """Neither behind an own one with what a commit before it may have changed."""
+        server = serve(SharedStorage(database), poll_interval=NEVER)
+        writer, reader = server.connect(), server.connect()
+        writer.ask("ping")
+        known = database.commits[-1][0]
+        for oid in (1, 2):
+            database.commit(oid)
+        own = writer.commit(1, oids=(3,))
+        reader.ask("ping")
+        told = [m[1:] for m in reader.seen if m[0] == "invalidateTransaction"]
+        foreign = [p64(1), p64(2)]
+        assert told == [
+            (p64(u64(known) + 1), foreign),
+            (p64(u64(own) - 1), foreign),
+            (own, [p64(3)]),
+        ]
+
+
+class TestRevisionsThatAreKept:
+    def test_database_is_asked_once(self, database, serve_it):
+        server = serve_it()
+        clients = [server.connect() for _ in range(3)]
+        tid = database.commit(1)
+        for client in clients:
+            client.ask("ping")
+        assert clients[0].ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
+        database.fail("before loadBefore", RuntimeError("asked again"))
+        for client in clients:
+            answer = client.ask("loadBefore", p64(1), maxtid)
+            assert answer == (b"foreign", tid, None)
+        # What was before is not among them.
+        with pytest.raises(Failed, match="asked again"):
+            clients[0].ask("loadBefore", p64(1), tid)
+
+    def test_not_what_a_commit_has_overtaken(self, database, serve_it):
+        """It was read before the commit, and arrives after that was told of."""
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        database.commit(1, b"old")
+        client.ask("ping")
+        loaded = database.gate("after loadBefore")
+        load = client.load(1)
+        loaded.wait_until_reached()
+        second = database.commit(1, b"new")
+        other.ask("ping")
+        loaded.open()
+        assert client.wait_for(load)[0] == b"old"
+        client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+    def test_not_what_was_seen_in_a_view_without_the_last_commits(
+        self, database, serve_it, monkeypatch
+    ):
+        """The server knows of a commit that no client has been told of yet."""
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        database.commit(1, b"old")
+        database.commit(2)
+        client.ask("ping")
+        client.ask("loadBefore", p64(2), maxtid)  # Makes an instance.
+        second = database.commit(1, b"new")
+        put, gate = server.served.log.put, Gate()
+
+        def put_later(entries):
+            gate.stop_here()
+            put(entries)
+
+        monkeypatch.setattr(server.served.log, "put", put_later)
+        ping = other.call("ping")
+        gate.wait_until_reached()
+        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"old"
+        gate.open()
+        other.wait_for(ping)
+        client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+    def test_not_what_a_client_was_told_to_be_past(
+        self, database, serve_it, monkeypatch
+    ):
+        """The commit is in the log, and the poll that put it there is not over."""
+        server = serve_it()
+        other, client = server.connect(), server.connect()
+        database.commit(1, b"old")
+        client.ask("ping")
+        client.ask("loadBefore", p64(1), maxtid)
+        second = database.commit(1, b"new")
+        put, gate = server.served.log.put, Gate()
+
+        def put_and_stop(entries):
+            put(entries)
+            gate.stop_here()
+
+        monkeypatch.setattr(server.served.log, "put", put_and_stop)
+        ping = other.call("ping")
+        gate.wait_until_reached()
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+        gate.open()
+        other.wait_for(ping)
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_not_what_was_changed(self, database, serve_it, own):
+        client = serve_it().connect()
+        first = client.commit(1, oids=(1,), data=b"old")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"old", first, None)
+        if own:
+            second = client.commit(2, oids=(1,), serial=first, data=b"new")
+        else:
+            second = database.commit(1, b"new")
+            client.ask("ping")
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+
+class TestInstances:
+    def test_idle_clients_have_none(self, database, serve_it):
+        server = serve_it()
+        clients = [server.connect() for _ in range(50)]
+        database.commit(1)
+        for client in clients:
+            client.ask("ping")
+            client.ask("loadBefore", p64(1), maxtid)
+        assert server.served.instances.count == 1
+        assert database.most_instances <= 3  # With the feed's and the committer's.
+
+    def test_calls_wait_their_turn(self, database, serve_it):
+        server = serve_it(storage_instances=2)
+        clients = [server.connect() for _ in range(4)]
+        tid = database.commit(1)
+        clients[0].ask("ping")
+        gates, loads = [], []
+        for client in clients[:2]:
+            gates.append(database.gate("after loadBefore"))
+            loads.append(client.load(1))
+            gates[-1].wait_until_reached()
+        for client in clients[2:]:
+            loads.append(client.load(1))
+        wait_until(lambda: server.served.instances.waiting == 2)
+        # What needs no instance goes on, commits too.
+        own = server.connect().commit(1, oids=(3,))
+        assert own > tid
+        for gate in gates:
+            gate.open()
+        for client, load in zip(clients, loads):
+            assert client.wait_for(load)[0] == b"foreign"
+        assert server.served.instances.count == 2
+
+    def test_unused_ones_let_go_of_their_view(self, database, serve_it, monkeypatch):
+        server = serve_it()
+        client = server.connect()
+        database.commit(1)
+        client.ask("loadBefore", p64(1), maxtid)
+        rested = []
+        monkeypatch.setattr(
+            SharedStorage,
+            "afterCompletion",
+            lambda instance: rested.append(instance),
+            raising=False,
+        )
+        server.served.instances.rest()  # It was used just now.
+        assert not rested
+        server.served.instances.rest()
+        assert len(rested) == 1
+
+    def test_all_are_released_at_the_end(self, database, serve_it):
+        server = serve_it()
+        client = server.connect()
+        client.commit(1)
+        client.ask("loadBefore", p64(1), maxtid)
+        assert database.instances
+        server.server.stop()
+        assert database.instances == 0
+
+
+class TestTrouble:
+    def test_calls_fail_for_now_and_work_again(self, database, serve_it):
+        client = serve_it().connect()
+        tid = database.commit(1)
+        client.ask("ping")
+        database.is_down = True
+        for name, args in [
+            ("loadBefore", (p64(1), maxtid)),
+            ("ping", ()),
+            ("lastTransaction", ()),
+        ]:
+            with pytest.raises(Failed, match="ReadConflictError") as failed:
+                client.ask(name, *args)
+            assert "the database is down" in str(failed.value)
+        client.begin(1, oids=(3,))
+        with pytest.raises(Failed, match="ConflictError"):
+            client.ask("vote", 1)
+        database.is_down = False
+        # The one that failed is not used again, nor are those that lay beside it.
+        assert database.instances == 0
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
+        client.commit(2, oids=(3,))
+
+    def test_storage_that_cannot_clear_up_behind_it(self, database, serve_it):
+        """RelStorage raises a bare `Exception` then, with the reason behind it."""
+        client = serve_it().connect()
+        client.begin(1, oids=(3,))
+        error = Exception("Failed to close one or more resources")
+        error.__context__ = OperationalError("the database is down")
+        database.fail("vote", error)
+        with pytest.raises(Failed, match="ConflictError") as failed:
+            client.ask("vote", 1)
+        assert "the database is down; try again" in str(failed.value)
+        client.commit(2, oids=(3,))
+
+    def test_register_is_refused_meanwhile(self, database, serve_it):
+        server = serve_it()
+        database.is_down = True
+        client = server.connect(register=False)
+        client.handshake()
+        with pytest.raises(Failed, match="ClientDisconnected"):
+            client.ask("register", "1", False)
+        database.is_down = False
+        assert client.ask("register", "1", False) == server.storage.lastTransaction()
+
+    @pytest.mark.parametrize("where", ["before tpc_finish", "after tpc_finish"])
+    def test_commit_that_breaks_off_ends_the_connection(
+        self, database, serve_it, where
+    ):
+        """Only the client can find out what became of it, by looking."""
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        database.fail(where, RuntimeError("broken"))
+        writer.call("tpc_finish", 1)
+        assert writer.is_closed()
+        reader.ask("ping")
+        committed = where == "after tpc_finish"
+        assert len(reader.invalidations()) == committed
+        # The commit lock is free.
+        reader.commit(1, oids=(4,))
+
+    def test_commit_is_answered_when_its_poll_has_worked(self, database, serve_it):
+        server = serve_it(poll_interval=0.01)
+        writer = server.connect()
+        foreign = database.commit(1)
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        finished = database.gate("after tpc_finish")
+        finish = writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        database.is_down = True
+        finished.open()
+        wait_until(lambda: server.served.status()["database-error"] is not None)
+        database.is_down = False
+        assert writer.wait_for(finish) > foreign
+        assert foreign in writer.invalidations()
+
+
+def test_client_conflict_resolution_is_refused(database, serve_it):
+    with pytest.raises(ConfigurationError, match="client-conflict-resolution"):
+        serve_it(client_conflict_resolution=True)

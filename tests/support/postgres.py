@@ -1,0 +1,147 @@
+"""A PostgreSQL of the tests' own, in a temporary directory, on a Unix socket.
+
+It does not run as root, because PostgreSQL refuses that: where the tests do, it runs
+as the user `postgres` or `nobody`.
+"""
+
+import contextlib
+import glob
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+
+#: Where Debian keeps the programs that are not in the path.
+_PLACES = "/usr/lib/postgresql/*/bin"
+
+_numbers = itertools.count()
+
+
+def why_missing():
+    """Return why there can be no PostgreSQL (str), or None if there can."""
+    for module in ("relstorage", "psycopg2"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed; see the extra relstorage"
+    if _program("initdb") is None:
+        return "PostgreSQL's initdb is not installed (Debian: postgresql)"
+    if os.getuid() == 0 and _user() is None:
+        return "PostgreSQL does not run as root, and there is no user for it"
+    return None
+
+
+def _program(name):
+    places = [*sorted(glob.glob(_PLACES), reverse=True), os.environ.get("PATH", "")]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
+def _user():
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    return None
+
+
+class Cluster:
+    """A running PostgreSQL.  Used by one thread at a time.
+
+    It does not wait for the disk, unless `is_durable`.
+    """
+
+    def __init__(self, is_durable=False):
+        self._directory = tempfile.mkdtemp(prefix="zeolite-pg-", dir="/tmp")
+        self._as = {}
+        if os.getuid() == 0:
+            user = _user()
+            os.chown(self._directory, user.pw_uid, user.pw_gid)
+            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        os.chmod(self._directory, 0o755)
+        self._data = os.path.join(self._directory, "data")
+        try:
+            self._run("initdb", "-D", self._data, "-U", "zeolite", "-A", "trust", "-N")
+            with open(os.path.join(self._data, "postgresql.conf"), "a") as file:
+                file.write(
+                    f"listen_addresses = ''\n"
+                    f"unix_socket_directories = '{self._directory}'\n"
+                    f"fsync = {'on' if is_durable else 'off'}\n"
+                    "max_connections = 200\nmax_prepared_transactions = 10\n"
+                )
+            self.start()
+        except BaseException:
+            shutil.rmtree(self._directory)
+            raise
+
+    def _run(self, program, *args):
+        done = subprocess.run(
+            [_program(program), *args],
+            cwd=self._directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **self._as,
+        )
+        assert done.returncode == 0, f"{program}: {done.stdout}"
+
+    def start(self):
+        log = os.path.join(self._directory, "log")
+        self._run("pg_ctl", "start", "-w", "-D", self._data, "-l", log)
+
+    def stop(self, mode="immediate"):
+        """Stop it; "immediate" is like a crash, all connections break."""
+        self._run("pg_ctl", "stop", "-w", "-D", self._data, "-m", mode)
+
+    def restart(self, mode="immediate"):
+        self.stop(mode)
+        self.start()
+
+    def create(self):
+        """Return a new database's name."""
+        name = f"zodb{next(_numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return name
+
+    def drop(self, name):
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def dsn(self, name):
+        """Return how to connect to a database, for psycopg2 and RelStorage."""
+        return f"dbname='{name}' user='zeolite' host='{self._directory}'"
+
+    def execute(self, statement, name="postgres"):
+        """Run a statement on a connection of its own; return its rows, if any."""
+        import psycopg2
+
+        connection = psycopg2.connect(self.dsn(name))
+        try:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else None
+        finally:
+            connection.close()
+
+    def connections(self, name):
+        """Return how many connections there are to a database."""
+        statement = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+        return self.execute(statement)[0][0]
+
+    def close(self):
+        with contextlib.suppress(AssertionError):  # It may be stopped.
+            self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def section(dsn, keep_history=True, **options):
+    """Return a `<relstorage>` section (str)."""
+    keys = "".join(
+        f"  {key.replace('_', '-')} {value}\n" for key, value in options.items()
+    )
+    return (
+        "%import relstorage\n<relstorage>\n"
+        f"  keep-history {str(keep_history).lower()}\n{keys}"
+        f"  <postgresql>\n    dsn {dsn}\n    driver psycopg2\n  </postgresql>\n"
+        "</relstorage>\n"
+    )

@@ -1,0 +1,289 @@
+"""A storage whose instances are borrowed for each call: what sessions use.
+
+What reads borrows an instance that sees all that its client was told of, so that
+nothing is answered which an invalidation before it has said to be past.  What
+writes uses one instance that belongs to whoever has the commit lock.
+"""
+
+import logging
+
+import zope.interface
+from ZODB.POSException import POSKeyError, StorageError, Unsupported
+from ZODB.utils import maxtid, p64, u64, z64
+
+from ..wire.channel import ConnectionLost
+from .instances import Instance, keeps
+from .storageerrors import comes_of_trouble, describe, translated
+
+logger = logging.getLogger(__name__)
+
+#: Methods that read, and do not say anything about how.
+_READING = ("loadSerial", "undoLog", "undoInfo", "openCommittedBlobFile")
+
+#: Methods of a transaction that has begun.
+_WRITING = (
+    "store",
+    "restore",
+    "storeBlob",
+    "restoreBlob",
+    "deleteObject",
+    "checkCurrentSerialInTransaction",
+    "undo",
+    "tpc_vote",
+)
+
+#: Those of them that have an oid and a tid, and may find a conflict.
+_CHECKING = ("store", "storeBlob")
+
+
+class SessionStorage:
+    """What one session has for a storage.  `served` is a `SharedServed`."""
+
+    def __init__(self, served, delivery):
+        self._served = served
+        self._delivery = delivery
+        zope.interface.directlyProvides(self, served.interfaces)
+
+    def __getattr__(self, name):
+        if name in _READING and hasattr(self._served.storage, name):
+            return lambda *args: self._read(name, *args)
+        if name in _WRITING and hasattr(self._served.storage, name):
+            return lambda *args: self._served.committer.call(name, *args)
+        raise AttributeError(name)
+
+    # Reading.  Any thread of the session.
+
+    def _read(self, name, *args, **kwargs):
+        def read(storage):
+            return getattr(storage, name)(*args, **kwargs)
+
+        return self._served.instances.use(self._delivery.tid, read)
+
+    def loadBefore(self, oid, tid):
+        found = self._served.revisions.get(oid, tid)
+        if found is not None:
+            return (*found, None)
+
+        def load(instance):
+            mark = self._served.revisions.mark
+            found = _load_before(instance.storage, oid, tid)
+            if found is not None and found[2] is None and instance.seen >= mark:
+                self._served.revisions.keep(oid, *found[:2], mark)
+            return found
+
+        return self._served.instances.borrow(self._delivery.tid, load)
+
+    def getTid(self, oid):
+        return self._served.instances.use(self._delivery.tid, _get_tid, oid)
+
+    def history(self, oid, size=1):
+        return self._read("history", oid, size=size)
+
+    def new_oid(self):
+        return self._read("new_oid")
+
+    def temporaryDirectory(self):
+        return self._served.storage.temporaryDirectory()
+
+    def getSize(self):
+        try:
+            return self._served.storage.getSize()
+        except Exception as error:
+            raise translated(error, is_reading=True) from error
+
+    def iterator(self, start=None, stop=None):
+        return self._served.iterate(self._delivery.tid, start, stop)
+
+    def pack(self, when, referencesf, gc=None):
+        if gc is not None:
+            raise Unsupported(
+                "whether a pack collects garbage is a setting of this storage "
+                "(RelStorage's pack-gc), and nothing to ask for"
+            )
+        storage = self._served.storage.new_instance()
+        try:
+            storage.pack(when, referencesf)
+        except Exception as error:
+            raise translated(error, is_reading=True) from error
+        finally:
+            storage.release()
+
+    # Writing.  Whoever has the commit lock.
+
+    def lastTransaction(self):
+        return self._served.committer.last_transaction()
+
+    def tpc_begin(self, metadata, *args):
+        self._served.committer.begin(metadata, *args)
+
+    def tpc_finish(self, metadata, callback):
+        tid = self._served.committer.finish(metadata)
+        callback(tid)
+        return tid
+
+    def tpc_abort(self, metadata):
+        self._served.committer.abort(metadata)
+
+
+#: Later than all commits, and not what RelStorage answers from its cache.
+_NOW = p64(u64(maxtid) - 1)
+
+
+def _load_before(storage, oid, tid):
+    """Ask the database itself.
+
+    The cache that instances of RelStorage share was seen to have revisions that were
+    not current any more, where several servers wrote to the database.
+    """
+    found = storage.loadBefore(oid, min(tid, _NOW))
+    if found is not None and found[0] is None:
+        raise POSKeyError(oid)  # Its creation was undone.
+    return found
+
+
+def _get_tid(storage, oid):
+    found = _load_before(storage, oid, maxtid)
+    if found is None:
+        raise POSKeyError(oid)
+    return found[1]
+
+
+class Committer:
+    """The instance that transactions are written with, one after the other."""
+
+    def __init__(self, served):
+        self._served = served
+        self._instance = None
+        self._is_good = True
+        self._serials = {}  # Of what the transaction changes that is not new.
+
+    def last_transaction(self):
+        """Return the tid of the last commit there is."""
+        try:
+            return self._fresh().lastTransaction()
+        except Exception as error:
+            self._is_good = self._is_good and keeps(error)
+            raise translated(error, is_reading=False) from error
+
+    def begin(self, metadata, *args):
+        self._serials = {}
+        try:
+            try:
+                self._fresh().tpc_begin(metadata, *args)
+            except Exception as error:
+                if not comes_of_trouble(error):
+                    raise
+                # The connection may have been lost long ago.
+                self.close()
+                self._fresh().tpc_begin(metadata, *args)
+        except Exception as error:
+            self._is_good = self._is_good and keeps(error)
+            raise translated(error, is_reading=False) from error
+
+    def call(self, name, *args):
+        """Call a method of the storage, in a transaction that has begun."""
+        if name in _CHECKING and args[1] not in (None, z64):
+            self._serials[args[0]] = args[1]
+        try:
+            if name == "tpc_vote":
+                self._served.changes.prepare_to_resolve(
+                    self._instance.storage, self._serials
+                )
+            return getattr(self._instance.storage, name)(*args)
+        except Exception as error:
+            self._is_good = self._is_good and keeps(error)
+            raise translated(error, is_reading=False) from error
+
+    def finish(self, metadata):
+        """Commit; return the tid.
+
+        Raises `ConnectionLost` if that went wrong: as nobody knows what became of
+        the commit, the client has to find out, and that it does when it has lost
+        its connection.
+        """
+        feed = self._served.feed
+        feed.finishing()
+        try:
+            return self._instance.storage.tpc_finish(metadata)
+        except BaseException as error:
+            feed.cancel()
+            self._is_good = False
+            log = logger.warning if comes_of_trouble(error) else logger.exception
+            log(
+                "storage %s: a commit broke off: %s; its client is disconnected and "
+                "will look whether it was done",
+                self._served.name,
+                describe(error),
+            )
+            raise ConnectionLost(f"a commit broke off: {describe(error)}") from error
+
+    def abort(self, metadata):
+        if self._instance is None:
+            return
+        try:
+            self._instance.storage.tpc_abort(metadata)
+        except Exception as error:
+            self._is_good = False
+            if not comes_of_trouble(error):
+                raise
+        finally:
+            if not self._is_good:
+                self.close()
+
+    def _fresh(self):
+        if self._instance is None:
+            self._instance = Instance(self._served.storage.new_instance())
+            self._is_good = True
+        # To resolve conflicts it has to see what the client has seen.
+        self._instance.see(self._served.log)
+        return self._instance.storage
+
+    def close(self):
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            instance.release()
+
+
+class Iteration:
+    """An iterator over transactions, with an instance of its own until its end."""
+
+    def __init__(self, storage, iterator, on_close):
+        self._storage = storage
+        self._iterator = iter(iterator)
+        self._inner = iterator
+        self._on_close = on_close
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise
+        except IndexError:
+            # How RelStorage's iterators end, as ZODB's interface allows them to.
+            raise StopIteration from None
+        except Exception as error:
+            raise translated(error, is_reading=True) from error
+
+    def close(self):
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        try:
+            close = getattr(self._inner, "close", None)
+            if close is not None:
+                close()
+            self._storage.release()
+        except Exception as error:
+            logger.debug("an iterator was not closed: %r", error)
+        finally:
+            on_close()
+
+
+def too_many(maximum):
+    return StorageError(
+        f"{maximum} iterators are in use on this server, each with a connection to the "
+        "database; try again when one has ended"
+    )

@@ -1,0 +1,91 @@
+"""What a storage on a database raises, as what clients can rebuild and understand.
+
+Clients, ZEO's own among them, know ZODB's exceptions by name and no others.  So a
+class of the storage's own becomes the one of ZODB's that it is derived from, and
+trouble with the database becomes a conflict: that is what applications take for a
+reason to try again.
+"""
+
+from transaction.interfaces import TransientError
+from ZODB.POSException import (
+    ConflictError,
+    POSError,
+    POSKeyError,
+    ReadConflictError,
+    ReadOnlyError,
+    StorageError,
+    StorageTransactionError,
+    UndoError,
+    Unsupported,
+)
+
+#: What a driver's exceptions are called by Python's database API (PEP 249) that come
+#: from the connection rather than from what was asked.
+_TROUBLE = ("OperationalError", "InterfaceError", "InternalError")
+
+_FAMILIES = (
+    POSKeyError,
+    ReadConflictError,
+    ConflictError,
+    ReadOnlyError,
+    StorageTransactionError,
+    UndoError,
+    Unsupported,
+    StorageError,
+)
+
+
+def is_trouble(error):
+    """Whether an exception says that the database cannot be reached or used now."""
+    if isinstance(error, ConflictError):
+        return False
+    if type(error).__name__ == "DatabaseError":
+        return True  # None of the kinds of it: how psycopg2 tells of lost connections.
+    return isinstance(error, (TransientError, ConnectionError)) or any(
+        class_.__name__ in _TROUBLE for class_ in type(error).__mro__
+    )
+
+
+def comes_of_trouble(error):
+    """Whether an exception says so, or was raised while one was handled that does."""
+    return _trouble(error) is not None
+
+
+def _trouble(error):
+    while error is not None and not is_trouble(error):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def describe(error):
+    """Return what a database's exception says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def translated(error, is_reading):
+    """Return the exception to tell a client instead of `error`; maybe the same."""
+    # What a storage raises when it cannot clear up either is of no kind at all.
+    trouble = _trouble(error)
+    if trouble is not None and (trouble is error or not isinstance(error, POSError)):
+        class_ = ReadConflictError if is_reading else ConflictError
+        return class_(
+            f"the server's database cannot be used now: {describe(trouble)}; try again"
+        )
+    if type(error).__module__ == "ZODB.POSException":
+        return error
+    for family in _FAMILIES:
+        if isinstance(error, family):
+            return _as(family, error)
+    return error
+
+
+def _as(family, error):
+    if family is POSKeyError:
+        return POSKeyError(error.args[0])
+    if issubclass(family, ConflictError):
+        made = family(str(error))
+        made.oid = getattr(error, "oid", None)
+        made.serials = getattr(error, "serials", None)
+        made.class_name = getattr(error, "class_name", None)
+        return made
+    return family(describe(error))
