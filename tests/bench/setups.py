@@ -74,6 +74,17 @@ def with_blobs(bench, system):
         yield target
 
 
+@contextlib.contextmanager
+def with_blobs_over_tls(bench, system):
+    """The same on a server that wants certificates of its clients."""
+    encrypted = tls.make(bench.scratch)
+    path, blob_dir = bench.records(), bench.scratch.fresh("blobs")
+    with serving(
+        bench.scratch, system, path, blob_dir=blob_dir, encrypted=encrypted
+    ) as (target, _):
+        yield target
+
+
 def with_idle_clients(count):
     """A database of records, and so many clients that do nothing."""
 

@@ -69,11 +69,11 @@ def serving(scratch, system, path, *, blob_dir=None, encrypted=None):
     log = scratch.fresh("server.log")
     port = free_port()
     arguments = ["-a", f"{_HOST}:{port}", "-f", path]
-    if blob_dir is not None:
+    if encrypted:
+        arguments = tls.arguments(scratch, encrypted, _HOST, port, path, blob_dir)
+    elif blob_dir is not None:
         arguments = ["-C", scratch.fresh("server.conf")]
         arguments[1].write_text(_WITH_BLOBS.format(_HOST, port, path, blob_dir))
-    elif encrypted:
-        arguments = tls.arguments(scratch, encrypted, _HOST, port, path)
     target = {"system": system, "port": port, "tls": encrypted}
     process = scratch.start(["-m", _MODULES[system], *arguments], log)
     try:

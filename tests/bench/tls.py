@@ -16,6 +16,7 @@ _CONFIGURATION = """\
 </zeo>
 <filestorage>
   path {path}
+  {blobs}
 </filestorage>
 """
 
@@ -34,10 +35,12 @@ def make(scratch):
     return {name: str(path) for name, path in paths.items()}
 
 
-def arguments(scratch, tls, host, port, path):
+def arguments(scratch, tls, host, port, path, blob_dir=None):
     """Return a server's arguments for its command line."""
     file = scratch.fresh("server.conf")
-    file.write_text(_CONFIGURATION.format(host=host, port=port, path=path, **tls))
+    blobs = f"blob-dir {blob_dir}" if blob_dir is not None else ""
+    settings = {"host": host, "port": port, "path": path, "blobs": blobs, **tls}
+    file.write_text(_CONFIGURATION.format(**settings))
     return ["-C", file]
 
 

@@ -24,6 +24,7 @@ from .setups import (
     records_on,
     records_over_tls,
     with_blobs,
+    with_blobs_over_tls,
     with_floor_on,
     with_idle_clients,
 )
@@ -286,6 +287,15 @@ WORKLOADS = [
         ("upload of a blob of 100 MB, ms", "download of a blob of 100 MB, ms"),
         (FLOOR, *SERVERS),
         with_blobs,
+        _blobs,
+    ),
+    Workload(
+        (
+            "TLS: upload of a blob of 100 MB, ms",
+            "TLS: download of a blob of 100 MB, ms",
+        ),
+        SERVERS,
+        with_blobs_over_tls,
         _blobs,
     ),
     Workload(

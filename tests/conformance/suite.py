@@ -4,9 +4,9 @@ A pairing is a kind of client and a kind of server, "zeolite" or "zeo".  The
 suites are written as mix-ins for a test case that has the storage in `_storage`.
 """
 
+import functools
 import importlib
 import inspect
-import functools
 import itertools
 import pathlib
 import shutil
