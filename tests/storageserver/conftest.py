@@ -51,6 +51,12 @@ def serve():
 
 
 @pytest.fixture
-def server(serve):
+def storage():
+    """What `server` serves; modules have others."""
+    return BlockingStorage()
+
+
+@pytest.fixture
+def server(serve, storage):
     """A server with the default settings."""
-    return serve()
+    return serve(storage)

@@ -29,11 +29,6 @@ def storage(tmp_path):
     return open_storage(tmp_path)
 
 
-@pytest.fixture
-def server(serve, storage):
-    return serve(storage)
-
-
 class TestWithoutBlobs:
     @pytest.fixture
     def client(self, serve):

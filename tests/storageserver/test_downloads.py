@@ -26,11 +26,6 @@ def storage(tmp_path):
     return open_storage(tmp_path)
 
 
-@pytest.fixture
-def server(serve, storage):
-    return serve(storage)
-
-
 class TestDownload:
     BLOB = os.urandom(1024 * 1024)
 

@@ -25,11 +25,6 @@ def storage(tmp_path):
     return open_storage(tmp_path)
 
 
-@pytest.fixture
-def server(serve, storage):
-    return serve(storage)
-
-
 class TestShared:
     def post(self, client, id, name, oid=OID):
         client.post("tpc_begin", id, b"", b"", {}, None, " ")

@@ -38,11 +38,6 @@ def storage(tmp_path):
     return open_storage(tmp_path)
 
 
-@pytest.fixture
-def server(serve, storage):
-    return serve(storage)
-
-
 class TestUpload:
     def test_chunks_are_on_disk_before_the_vote_and_nobody_has_the_lock(
         self, server, storage
