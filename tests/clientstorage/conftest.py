@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from tests.storageserver.conftest import serve, server  # noqa: F401
+from tests.storageserver.conftest import serve  # noqa: F401
 from tests.support.fakeserver import FakeServer
 from zeolite.clientstorage import connecting
 from zeolite.clientstorage.cache import ClientCache
@@ -17,6 +17,12 @@ from .cachefiles import SIZE
 def stack():
     with contextlib.ExitStack() as stack:
         yield stack
+
+
+@pytest.fixture
+def server(serve):  # noqa: F811
+    """A server with the default settings."""
+    return serve()
 
 
 @pytest.fixture

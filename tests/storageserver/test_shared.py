@@ -509,12 +509,22 @@ class TestTrouble:
         assert client.ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
         client.commit(2, oids=(3,))
 
-    def test_storage_that_cannot_clear_up_behind_it(self, database, serve_it):
-        """RelStorage raises a bare `Exception` then, with the reason behind it."""
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("Failed to close", OperationalError("the database is down")),
+            ("Failed to close: OperationalError('the database is down", None),
+        ],
+        ids=["with its reason", "with its reason as text"],
+    )
+    def test_storage_that_cannot_clear_up_behind_it(
+        self, database, serve_it, text, reason
+    ):
+        """RelStorage raises a bare `Exception` then."""
         client = serve_it().connect()
         client.begin(1, oids=(3,))
-        error = Exception("Failed to close one or more resources")
-        error.__context__ = OperationalError("the database is down")
+        error = Exception(text)
+        error.__context__ = reason
         database.fail("vote", error)
         with pytest.raises(Failed, match="ConflictError") as failed:
             client.ask("vote", 1)

@@ -47,14 +47,19 @@ def is_trouble(error):
 
 
 def comes_of_trouble(error):
-    """Whether an exception says so, or was raised while one was handled that does."""
+    """Whether an exception says so, or comes of one that does, or is of no kind."""
     return _trouble(error) is not None
 
 
 def _trouble(error):
-    while error is not None and not is_trouble(error):
-        error = error.__cause__ or error.__context__
-    return error
+    found = error
+    while found is not None and not is_trouble(found):
+        found = found.__cause__ or found.__context__
+    # RelStorage's way to say that it cannot give its connections back is a bare
+    # `Exception`, which has the reason in its text, and at times nowhere else.
+    if found is None and type(error) is Exception:
+        return error
+    return found
 
 
 def describe(error):
@@ -64,7 +69,6 @@ def describe(error):
 
 def translated(error, is_reading):
     """Return the exception to tell a client instead of `error`; maybe the same."""
-    # What a storage raises when it cannot clear up either is of no kind at all.
     trouble = _trouble(error)
     if trouble is not None and (trouble is error or not isinstance(error, POSError)):
         class_ = ReadConflictError if is_reading else ConflictError
