@@ -70,6 +70,19 @@ def value(rng, depth=3):
     return rng.choice([set, frozenset])(scalar(rng) for _ in range(rng.randrange(4)))
 
 
+def spoiled(rng, obj):
+    """Return `obj`, plain data, with one part of it replaced by any value."""
+    if type(obj) in (list, tuple) and obj and rng.randrange(6):
+        where = rng.randrange(len(obj))
+        parts = list(obj)
+        parts[where] = spoiled(rng, parts[where])
+        return type(obj)(parts)
+    if type(obj) is dict and obj and rng.randrange(6):
+        key = rng.choice(list(obj))
+        return {**obj, key: spoiled(rng, obj[key])}
+    return value(rng)
+
+
 # Opcodes.  Each function returns bytes; a program strings them together.
 
 

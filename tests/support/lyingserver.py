@@ -7,18 +7,39 @@ import socket
 import struct
 import threading
 
+from BTrees.Length import Length
+from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid, p64, z64
 
 from . import fuzzpickles
 from .bombs import BOMBS
-from .fuzzpickles import dumps, value
+from .fuzzpickles import dumps, spoiled, value
 
 #: What the honest server knows: later than whatever a lie has said.
 TID = b"\xff" * 8
-RECORD = b"record"
+RECORD = zodb_pickle(Length())
 
 _INFO = {"length": 1, "size": 2, "name": "liar", "supportsUndo": True}
 _ONE_WAY = 1
+
+_CONFLICT = {"oid": p64(1), "serials": (p64(3), p64(2)), "data": RECORD}
+_VOTES = [[], [], [p64(1)], None, [_CONFLICT]]
+
+_UNDOABLE = {"id": b"1", "time": 1.5, "user_name": b"", "description": b""}
+_TRUTHS = {
+    "getInvalidations": (TID, [p64(1)]),
+    "history": [{"tid": p64(3), "user_name": b"", "description": b"", "size": 4}],
+    "iterator_next": (p64(3), " ", b"user", b"description", b""),
+    "iterator_record_next": (p64(1), p64(3), RECORD, None),
+    "iterator_record_start": 2,
+    "iterator_start": 1,
+    "loadSerial": RECORD,
+    "new_oids": [p64(7)],
+    "record_iternext": (p64(1), p64(3), RECORD, None),
+    "server_status": {"loads": 1},
+    "undoInfo": [_UNDOABLE],
+    "undoLog": [_UNDOABLE],
+}
 
 _BOMBS = [data.replace(b"ping", b"info") for data in BOMBS.values()]
 _EXCEPTIONS = ["ZODB.POSException.POSKeyError", "ZODB.POSException.ConflictError"]
@@ -94,14 +115,18 @@ class LyingServer:
             return RECORD, p64(1), None
         if name in ("register", "lastTransaction", "tpc_finish", "getTid"):
             return TID
-        return {"vote": [], "new_oids": [p64(7)], "loadSerial": RECORD}.get(name)
+        if name in ("iterator_next", "iterator_record_next") and self._is_true(4):
+            return None  # The end.
+        if name == "vote":
+            return self._rng.choice(_VOTES)
+        return _TRUTHS.get(name)
 
     # Lies.
 
     def _lie(self, message_id, truth):
         """Send something; return whether it was an answer."""
         rng = self._rng
-        kind = rng.randrange(9)
+        kind = rng.randrange(10)
         if kind == 0:
             self._send("wrong result", message_id, 0, ".reply", value(rng))
             return True
@@ -113,6 +138,9 @@ class LyingServer:
             call = self._call()
             self._send("call", 0, 1, *call)
             self._send("true", message_id, 0, ".reply", truth)
+            return True
+        if kind == 9:
+            self._send("nearly right", message_id, 0, ".reply", spoiled(rng, truth))
             return True
         if kind == 3:
             self._send("wrong id", value(rng, 1), rng.randrange(3), ".reply", truth)

@@ -19,6 +19,7 @@ from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupporte
 
 from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
 from . import transfer
+from .answers import are_new_oids, checked, is_vote_or_none
 from .arguments import check_id, check_oid
 from .copying import copy_transactions
 from .indoubt import check_not_committed
@@ -53,8 +54,8 @@ class Committing(ConflictResolvingStorage):
         with self._lock:
             if self._new_oids:
                 return self._new_oids.pop()
-        oids = self._call("new_oids")
-        oids.reverse()
+        oids = checked(self._call("new_oids"), are_new_oids, "new oids")
+        oids = list(reversed(oids))
         with self._lock:
             oid = oids.pop()
             self._new_oids[:0] = oids
@@ -235,7 +236,7 @@ class Committing(ConflictResolvingStorage):
         changed = []
         while True:
             call = state.link.call("vote", (state.id,), before=state.take())
-            answer = call.wait() or ()
+            answer = checked(call.wait(), is_vote_or_none, "how it has voted") or ()
             changed += [item for item in answer if not isinstance(item, dict)]
             conflicts = [item for item in answer if isinstance(item, dict)]
             for conflict in conflicts:
@@ -295,7 +296,7 @@ class Committing(ConflictResolvingStorage):
             link = self._connection.link()
             id = next(self._transaction_ids)
             check_not_committed(link, id, state, transaction)
-        except (ClientDisconnected, CommitInDoubt) as why:
+        except Exception as why:  # Whatever it is, nobody knows.
             raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
 
     def tpc_abort(self, transaction: Any) -> None:

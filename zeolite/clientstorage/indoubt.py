@@ -18,6 +18,8 @@ from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
 
 from ..errors import CommitInDoubt
 from ..wire import messages
+from ..wire.packed import is_id
+from .answers import checked, is_history
 
 #: Seconds that a server's database may be out of order.
 PATIENCE = 60
@@ -107,7 +109,7 @@ def _existing(ask, oids):
     """Return (oid, tid) of the first object that the storage has, or None."""
     for oid in oids:
         try:
-            return oid, ask("getTid", oid)
+            return oid, checked(ask("getTid", oid), is_id, "an object's revision")
         except POSKeyError:
             continue
     return None
@@ -117,7 +119,8 @@ def _check_without_history(ask, oids, known_tid):
     """Return if there is an object that was not changed since."""
     for oid in oids:
         try:
-            if ask("getTid", oid) <= known_tid:
+            tid = checked(ask("getTid", oid), is_id, "an object's revision")
+            if tid <= known_tid:
                 return
         except POSKeyError:
             return
@@ -127,12 +130,15 @@ def _check_without_history(ask, oids, known_tid):
 def _revisions_since(ask, oid, tid):
     try:
         history = ask("history", oid, REVISIONS)
+        checked(history, is_history, "an object's revisions")
     except POSKeyError:
         return []
     except Exception as error:
         raise CommitInDoubt(
             f"the storage does not tell its history: {error}"
         ) from error
+    if history is None:
+        raise CommitInDoubt("the storage keeps no history")
     since = [entry for entry in history if entry["tid"] > tid]
     if len(since) == REVISIONS:
         raise CommitInDoubt("too much was committed since")

@@ -21,10 +21,19 @@ from ZODB.utils import p64, u64
 from ..errors import ClientDisconnected
 from ..wire import messages
 from ..wire.messages import load_extension
+from .answers import (
+    checked,
+    is_data_record_or_none,
+    is_number,
+    is_transaction_or_none,
+)
 
 #: How many records are asked for ahead, at most: there are as many calls in flight
 #: as records have come, since those behind the last record are in vain.
 READ_AHEAD = 16
+
+
+_LAST = 2**64 - 1
 
 
 class TransactionIterator:
@@ -51,7 +60,7 @@ class TransactionIterator:
                 arguments += (True,)  # Extended info as the storage has it.
             call = link.call("iterator_start", arguments, drop_iterators(link))
             try:
-                self._id = call.wait()
+                self._id = checked(call.wait(), is_number, "an iterator's number")
                 break
             except ClientDisconnected:
                 if not link.is_retired:
@@ -71,13 +80,14 @@ class TransactionIterator:
             self._finalizer.detach()
             raise StopIteration
         tid = found[0]
-        self._start = p64(u64(tid) + 1)
+        self._start = _behind(tid)
         return TransactionRecord(self._records, *found)
 
     def _next(self):
         while True:
             try:
-                return self._link.call("iterator_next", (self._id,)).wait()
+                found = self._link.call("iterator_next", (self._id,)).wait()
+                return checked(found, is_transaction_or_none, "of a transaction")
             except ClientDisconnected as error:
                 self._go_on_elsewhere(error)
 
@@ -100,7 +110,8 @@ class TransactionIterator:
         while True:
             try:
                 call = self._link.call("iterator_record_start", (self._id, tid))
-                records = _read_records(self._link, call.wait())
+                id = checked(call.wait(), is_number, "an iterator's number")
+                records = _read_records(self._link, id)
                 for record in itertools.islice(records, done, None):
                     done += 1
                     yield record
@@ -110,7 +121,12 @@ class TransactionIterator:
                 self._start = tid
                 self._go_on_elsewhere(error)
                 self._next()
-                self._start = p64(u64(tid) + 1)
+                self._start = _behind(tid)
+
+
+def _behind(tid):
+    """Return the tid after this one, which is the last one if there is none."""
+    return p64(min(u64(tid) + 1, _LAST))
 
 
 def drop_iterators(link):
@@ -130,6 +146,7 @@ def _read_records(link, id):
             while len(calls) < min(max(2, count), most):
                 calls.append(link.call("iterator_record_next", (id,)))
             found = calls.popleft().wait()
+            checked(found, is_data_record_or_none, "of an object")
             if found is None:
                 # The calls that are still in flight fail, and nobody waits.
                 ended = True

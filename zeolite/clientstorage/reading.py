@@ -12,6 +12,9 @@ from typing import Any
 from ZODB.utils import load_current, z64
 
 from ..errors import ClientDisconnected
+from ..wire.packed import is_id
+from . import answers
+from .answers import checked
 from .arguments import check_id
 from .history import filtered_undo_log
 from .iteration import TransactionIterator, drop_iterators
@@ -41,7 +44,8 @@ class Reading:
         Returns None if the server cannot tell.  It is for servers of this
         storage, which have to tell their clients.
         """
-        return self._ask("getInvalidations", tid)
+        changed = self._ask("getInvalidations", tid)
+        return checked(changed, answers.are_changes_or_none, "what has changed")
 
     def loadBefore(
         self, oid: bytes, tid: bytes
@@ -84,12 +88,13 @@ class Reading:
         """Return the data (bytes) that an object got by the transaction `serial`."""
         check_id("oid", oid)
         check_id("serial", serial)
-        return self._ask("loadSerial", oid, serial)
+        data = self._ask("loadSerial", oid, serial)
+        return checked(data, answers.is_data, "an object's data")
 
     def getTid(self, oid: bytes) -> bytes:
         """Return the tid of an object's current revision."""
         check_id("oid", oid)
-        return self._ask("getTid", oid)
+        return checked(self._ask("getTid", oid), is_id, "an object's revision")
 
     def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
         """Return the last `size` revisions of an object, the newest first.
@@ -98,7 +103,8 @@ class Reading:
         and `size` (bytes).
         """
         check_id("oid", oid)
-        return self._ask("history", oid, size)
+        revisions = self._ask("history", oid, size)
+        return checked(revisions, answers.is_history, "an object's history") or []
 
     def record_iternext(
         self, next: bytes | None = None
@@ -109,7 +115,8 @@ class Reading:
         """
         if next is not None:
             check_id("oid", next)
-        return self._ask("record_iternext", next)
+        record = self._ask("record_iternext", next)
+        return checked(record, answers.is_next_record, "of an object")
 
     def undoLog(
         self,
@@ -124,7 +131,7 @@ class Reading:
         on the server, and says whether it counts.
         """
         if filter is None:
-            return self._ask("undoLog", first, last)
+            return _checked_log(self._ask("undoLog", first, last))
         return filtered_undo_log(self.undoLog, first, last, filter)
 
     def undoInfo(
@@ -134,7 +141,7 @@ class Reading:
         specification: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Like `undoLog`; those whose keys have the values in `specification`."""
-        return self._ask("undoInfo", first, last, specification)
+        return _checked_log(self._ask("undoInfo", first, last, specification))
 
     def iterator(
         self, start: bytes | None = None, stop: bytes | None = None
@@ -157,6 +164,10 @@ class Reading:
             except ClientDisconnected:
                 if not link.is_retired:
                     raise
+
+
+def _checked_log(log):
+    return checked(log, answers.is_undo_log, "what can be undone") or []
 
 
 def _check_ids(oid, tid):

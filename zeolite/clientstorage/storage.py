@@ -20,6 +20,7 @@ from ZODB.POSException import Unsupported
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking, transfer
+from .answers import checked, is_dictionary
 from .arguments import number_of_seconds, text, tls
 from .blobs import open_directory
 from .committing import Committing
@@ -276,7 +277,8 @@ class ClientStorage(Reading, Committing):
 
     def server_status(self) -> dict[str, Any]:
         """Return the server's statistics of this storage, a dictionary."""
-        return self._ask("server_status")
+        status = self._ask("server_status")
+        return checked(status, is_dictionary, "its status")
 
     def cache_statistics(self) -> CacheStatistics | None:
         """Return the cache's `CacheStatistics`: hits, misses, bytes and more.

@@ -11,8 +11,9 @@ import time
 from persistent.timestamp import TimeStamp
 from ZODB.utils import z64
 
-from ..errors import CommitInDoubt, ProtocolError
+from ..errors import CommitInDoubt
 from ..wire.packed import is_id
+from .answers import are_changes_or_none, checked, is_revision, known_info
 from .connection import Refused
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class View:
         #: The last transaction whose changes have been applied, or None.  With a
         #: persistent cache transactions can be read before there is a connection.
         self.last_tid = _last_tid(cache)
-        self.info = {"length": 0, "size": 0, "name": "", "supportsUndo": False}
+        self.info = {"length": 0, "size": 0, "supportsUndo": False}
         self._name = name
         # A database registers either before a transaction is shown, and is told
         # of it, or after that.
@@ -66,8 +67,7 @@ class View:
             raise Refused(self._is_newer(known, tid))
         if known is not None and known != tid:
             changed = ask("getInvalidations", known)
-            if not _tells_changes(changed):
-                raise ProtocolError("the server does not tell what has changed")
+            checked(changed, are_changes_or_none, "what has changed")
             if changed is None:
                 self._is_stale(known, tid)
                 self.cache.clear()
@@ -160,14 +160,14 @@ class View:
             self.database.invalidateCache()
 
     def connected(self, info):
-        self.info.update(info)
+        self.info.update(known_info(info))
         self._on_connected(info)
 
     def disconnected(self):
         logger.info("%s: disconnected", self._name)
 
     def informed(self, info):
-        self.info.update(info)
+        self.info.update(known_info(info))
 
     def invalidated(self, tid, oids):
         for oid in oids:
@@ -177,8 +177,7 @@ class View:
     def loaded(self, oid, found):
         """A load was answered; return the answer."""
         if found is not None:
-            if not _is_revision(found):
-                raise ProtocolError("the server does not tell an object's revision")
+            checked(found, is_revision, "an object's revision")
             data, start, end = found
             self.cache.store(oid, start, end, data)
         return found
@@ -201,24 +200,6 @@ class View:
                 if data is not None:
                     self.cache.store(oid, tid, None, data)
         return tid
-
-
-def _is_revision(found):
-    """Say whether `found` is what a load may be answered with."""
-    if type(found) is not tuple or len(found) != 3:
-        return False
-    data, start, end = found
-    return type(data) is bytes and is_id(start) and (end is None or is_id(end))
-
-
-def _tells_changes(changed):
-    """Say whether it is what `getInvalidations` may be answered with."""
-    if changed is None:
-        return True
-    if type(changed) not in (tuple, list) or len(changed) != 2:
-        return False
-    tid, oids = changed
-    return is_id(tid) and type(oids) in (tuple, list) and all(map(is_id, oids))
 
 
 def _last_tid(cache):

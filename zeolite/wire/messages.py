@@ -23,6 +23,7 @@ from ..errors import ProtocolError, ServerException
 from . import packed
 from .chunks import decode_chunk
 from .frames import frame
+from .packed import is_id
 from .pickles import unpickler
 
 #: What is sent to say which protocol is spoken: pickles, version 5.
@@ -125,9 +126,10 @@ def load_extension(extension):
     What is no plain data, an application's objects for instance, is left out.
     """
     try:
-        return load_plain(extension) if extension else {}
+        found = load_plain(extension) if extension else {}
     except ProtocolError:
         return {}
+    return found if type(found) is dict else {}
 
 
 #: Bytes that a call may have beside strings of bytes, such as records.  Clients send
@@ -309,22 +311,32 @@ def rebuild_error(flag, result):
     An error of an unknown class, or with unexpected details, becomes a
     `ServerException`.
     """
-    if not flag:
-        return result[1]
     if type(result) is not tuple or len(result) != 2:
         return ServerException("an error without a name", result)
     name, details = result
-    if isinstance(name, str):
-        try:
-            error = _rebuild(name, details)
-        except Exception:
-            error = None
+    try:
+        error = _rebuild(name, details) if flag else details
         if error is not None:
+            _try_out(error)
             return error
+    except Exception:
+        pass  # Made of strange parts.
+    if not flag:
+        return ServerException(type(details).__name__, ())
     return ServerException(name, details)
 
 
+def _try_out(error):
+    """Raise if applications and ZODB could not do with `error` what they do."""
+    str(error)
+    if isinstance(error, ConflictError) and error.oid is not None:
+        if not is_id(error.oid):
+            raise ProtocolError("a conflict about no oid")
+
+
 def _rebuild(name, details):
+    if type(name) is not str:
+        return None
     module, _, class_name = name.rpartition(".")
     if module in ("builtins", "exceptions"):
         return _BUILTIN_ERRORS[class_name](*details)
