@@ -77,6 +77,7 @@ class TestShared:
             "a.txt",
             "a.tmp\n",
             "x" * 300 + ".tmp",
+            "\ud800.tmp",
         ],
     )
     def test_name_that_is_none(self, client, storage, name):

@@ -149,7 +149,28 @@ def test_error_of_an_old_server():
         ("ZODB.POSException.ConflictError", {"args": 5}),
         ("ZODB.POSException.transaction", ()),
         ("", ()),
+        # These can be made, and then not be shown.
+        ("ZODB.POSException.POSKeyError", ()),
+        ("ZODB.POSException.ConflictError", {"message": 5}),
+        ("ZODB.POSException.ConflictError", {"serials": 5}),
+        # ZODB has its cache forget such an object.
+        ("ZODB.POSException.ReadConflictError", {"oid": 5}),
+        ("ZODB.POSException.ReadConflictError", {"oid": b"short"}),
     ],
 )
 def test_error_that_makes_no_sense_is_still_one(result):
     assert isinstance(messages.rebuild_error(2, result), ServerException)
+
+
+def test_error_of_an_old_server_that_cannot_be_shown():
+    error = POSException.ConflictError()
+    error.serials = 5
+    assert isinstance(messages.rebuild_error(0, (0, error)), ServerException)
+
+
+@pytest.mark.parametrize("extension", [5, [1], "text", ("a",)])
+def test_extended_info_that_is_no_dictionary_is_none(extension):
+    assert messages.load_extension(pickle.dumps(extension, 3)) == {}
+    assert messages.load_extension(pickle.dumps({"a": extension}, 3)) == {
+        "a": extension
+    }

@@ -76,7 +76,7 @@ def shared_file(storage, oid, name, is_expected):
     put it.  Raises `StorageError` if it is no such file.
     """
     directory_of(storage)
-    if not _shared_name(name):
+    if not _is_shared_name(name):
         raise StorageError(f"no name for a blob's file: {name[:100]!a}")
     helper = _shared_helper(storage)
     is_ours = is_expected(os.path.join(helper.temp_dir, name))
@@ -94,6 +94,14 @@ def shared_file(storage, oid, name, is_expected):
     if os.path.dirname(os.path.realpath(path)) != real or not stat.S_ISREG(mode):
         raise StorageError(f"{name} is not a file in the directory of the blob")
     return path
+
+
+def _is_shared_name(name):
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False  # Half of a surrogate: no file is called that.
+    return _shared_name(name) is not None
 
 
 def _shared_helper(storage):

@@ -177,7 +177,7 @@ class Session:
         served = self._storages.get(name)
         if served is None:
             names = ", ".join(map(repr, sorted(self._storages)))
-            raise ValueError(f"unknown storage {name!a}; this server has {names}")
+            raise ValueError(f"unknown storage {name[:100]!a}; this server has {names}")
         if not read_only and served.is_read_only():
             raise ReadOnlyError(f"storage {name!r} is read-only on this server")
         self.read_only = bool(read_only)
