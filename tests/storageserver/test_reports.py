@@ -223,6 +223,16 @@ class TestSlowCalls:
         waiter.wait_for(number)
         assert not said.lines("slow call: vote")
 
+    def test_nor_is_waiting_in_vain(self, serve, said):
+        server = serve(slow_call=0.2)
+        holder, waiter = server.connect(), server.connect()
+        holder.wait_for(start_vote(server, holder))
+        start_vote(server, waiter, 2)
+        said("has been waiting for")
+        waiter.ask("tpc_abort", 1)
+        assert waiter.seen[-2][0] == "error"
+        assert not said.lines("slow call: vote")
+
     def test_zero_is_never(self, serve, said):
         server = serve(slow_call=0)
         client = server.connect()

@@ -253,6 +253,7 @@ class Transaction:
             self._abort_in_storage()
             self._served.release(self)
         elif before is State.WAITING:
+            self.waited = time.monotonic() - self._asked
             self._respond(error)
         self._staging.close()
         return True
