@@ -71,8 +71,8 @@ class Server:
                 ),
             )
         self._wait()
-        self.lines = len(self.log())
         self._loader = _Loader(self.address)
+        self.lines = len(self.log())
         self.memory_before = self._memory("VmRSS")
 
     def _wait(self):
@@ -105,6 +105,7 @@ class Server:
     def findings(self):
         """What the attack did to it, as a list of texts."""
         found = []
+        lines = len(self.log()) - self.lines  # Not those of the loader.
         longest = self._loader.stop()
         peak = self._memory("VmHWM")
         if peak is None:
@@ -115,7 +116,7 @@ class Server:
             found.append("other clients hung")
         elif longest > 1:
             found.append(f"other clients waited {longest:.0f} s")
-        if lines := len(self.log()) - self.lines:
+        if lines:
             found.append(f"{lines:,} log line{'s'[: lines > 1]}")
         return found
 
