@@ -57,9 +57,9 @@ class TestFallback:
         script.expect_all("loadBefore", "history")
         writable.open_listener()
         better = writable.accept()
-        better.answer_all(loadBefore=(b"data", p64(1), None), history=["entry"])
+        better.answer_all(loadBefore=(b"data", p64(1), None), history=[{"tid": p64(1)}])
         assert load.result() == (b"data", p64(1), None)
-        assert history.result() == ["entry"]
+        assert history.result() == [{"tid": p64(1)}]
         assert not storage.isReadOnly()
 
     def test_verifies_when_it_moves(self, pair):
