@@ -4,6 +4,7 @@ The servers poll only when something asks for it, unless a test says otherwise.
 """
 
 import contextlib
+import functools
 
 import pytest
 import transaction
@@ -269,6 +270,39 @@ class TestConnections:
         for iterator in iterators:
             list(iterator)
         assert list(storage.iterator())
+
+
+class TestLoads:
+    def test_object_that_the_server_has_not_is_one_query(self, cluster, database):
+        writer = RawClient(database.serve())
+        for number in (1, 2):
+            writer.commit(number, oids=(number,))
+        cluster.log_statements(database.name)
+        client = RawClient(database.serve())
+        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"data"
+        before = len(cluster.statements())
+        assert before
+        assert client.ask("loadBefore", p64(2), maxtid)[0] == b"data"
+        assert len(cluster.statements()[before:]) == 1
+        assert client.ask("loadBefore", p64(2), maxtid)[0] == b"data"
+        assert len(cluster.statements()[before:]) == 1
+        writer.close()
+        client.close()
+
+    def test_earlier_revisions(self, database):
+        if not database.keep_history:
+            pytest.skip("there are no earlier revisions")
+        client = RawClient(database.serve())
+        tids = [client.commit(1)]
+        tids.append(client.commit(2, serial=tids[0]))
+        reader = RawClient(database.serve())
+        load = functools.partial(reader.ask, "loadBefore", p64(1))
+        for _ in range(2):  # The last one is in the server's cache then.
+            assert load(tids[0]) is None
+            assert load(tids[1])[1:] == (tids[0], tids[1])
+            assert load(maxtid)[1:] == (tids[1], None)
+        client.close()
+        reader.close()
 
 
 class TestFeatures:

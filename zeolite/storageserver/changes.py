@@ -68,6 +68,18 @@ class RelStorageChanges:
         oids = [p64(oid) for (oid,) in _query(storage, query)]
         return oids if len(oids) <= limit else None
 
+    def current(self, storage, oid):
+        """Return (data, tid) of an object's last revision, in one query.
+
+        None where the storage itself has to be asked: there is no such object, or a
+        wrapper changes the data.
+        """
+        if not hasattr(storage, "_load_connection"):
+            return None
+        mover, cursor = storage._adapter.mover, storage._load_connection.cursor
+        data, tid = mover.load_current(cursor, u64(oid))
+        return (data, p64(tid)) if data else None
+
     def prepare_to_resolve(self, storage, serials):
         """Have the storage know the revisions that conflicts are resolved with.
 
@@ -132,6 +144,9 @@ class PolledChanges:
         return {last: list(oids)}, False
 
     def oids_since(self, storage, tid, limit):
+        return None
+
+    def current(self, storage, oid):
         return None
 
     def prepare_to_resolve(self, storage, serials):
