@@ -13,10 +13,10 @@ from persistent.TimeStamp import TimeStamp
 from ZODB.blob import Blob
 from ZODB.POSException import ConflictError, ReadConflictError
 from ZODB.tests.ConflictResolution import PCounter
-from ZODB.utils import maxtid, p64
+from ZODB.utils import maxtid, p64, z64
 
 import zeolite
-from tests.support.rawclient import RawClient
+from tests.support.rawclient import Failed, RawClient
 from tests.support.waiting import wait_until
 from zeolite.errors import ClientDisconnected, CommitInDoubt
 from zeolite.storageserver.changes import RelStorageChanges
@@ -288,6 +288,39 @@ class TestLoads:
         assert len(cluster.statements()[before:]) == 1
         writer.close()
         client.close()
+
+    def test_database_that_has_gone_back_is_not_read(self, database, monkeypatch):
+        """As after a failover to a replica that lacks the last commits."""
+        from relstorage.cache.storage_cache import StorageCache
+
+        def refuse(*args):
+            raise ReadConflictError("the database has gone back")
+
+        client = RawClient(database.serve())
+        for number in (1, 2):
+            client.commit(number, oids=(number,))
+        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"data"
+        client.commit(3, oids=(3,))  # The next load needs a later view.
+        monkeypatch.setattr(StorageCache, "poll", refuse)
+        with pytest.raises(Failed, match="gone back"):
+            client.ask("loadBefore", p64(2), maxtid)
+        client.close()
+
+    def test_wrapper_is_not_passed_by(self, database):
+        """It may have to change the data, as `zc.zlibstorage` does."""
+
+        class Wrapper:
+            def __init__(self, base):
+                self.base = base
+
+            def __getattr__(self, name):
+                return getattr(self.base, name)
+
+        storage = database.storage()
+        ZODB.DB(storage)
+        changes = RelStorageChanges(database.keep_history)
+        assert changes.current(storage, z64) == storage.loadBefore(z64, maxtid)[:2]
+        assert changes.current(Wrapper(storage), z64) is None
 
     def test_earlier_revisions(self, database):
         if not database.keep_history:

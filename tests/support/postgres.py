@@ -124,13 +124,17 @@ class Cluster:
                 f"dbname='{name}' user='zeolite' password='{self._password}' "
                 f"host='127.0.0.1' port='{self._port}'"
             )
-        return f"dbname='{name}' user='zeolite' host='{self._directory}'"
+        return self._local(name)
+
+    def _local(self, name):
+        host, port = self._directory, self._port or 5432
+        return f"dbname='{name}' user='zeolite' host='{host}' port='{port}'"
 
     def execute(self, statement, name="postgres"):
         """Run a statement on a connection of its own; return its rows, if any."""
         import psycopg2
 
-        connection = psycopg2.connect(self.dsn(name))
+        connection = psycopg2.connect(self._local(name))
         try:
             connection.autocommit = True
             cursor = connection.cursor()
@@ -150,8 +154,17 @@ class Cluster:
 
     def connections(self, name):
         """Return how many connections there are to a database."""
-        statement = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
-        return self.execute(statement)[0][0]
+        return len(self.connected(name))
+
+    def connected(self, name):
+        """Return a list of the processes (int) that serve a database's connections."""
+        statement = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
+        return [pid for (pid,) in self.execute(statement)]
+
+    def disconnect(self, pids):
+        """End processes that serve connections; all others go on."""
+        for pid in pids:
+            self.execute(f"SELECT pg_terminate_backend({pid})")
 
     def close(self):
         with contextlib.suppress(AssertionError):  # It may be stopped.

@@ -71,13 +71,16 @@ class RelStorageChanges:
     def current(self, storage, oid):
         """Return (data, tid) of an object's last revision, in one query.
 
-        None where the storage itself has to be asked: there is no such object, or a
-        wrapper changes the data.
+        None where the storage itself has to be asked: there is no such object, a
+        wrapper changes the data, or the database has gone back behind what was seen
+        of it, after which RelStorage's own methods refuse to read.
         """
-        if not hasattr(storage, "_load_connection"):
+        if "_load_connection" not in vars(storage):
             return None
-        mover, cursor = storage._adapter.mover, storage._load_connection.cursor
-        data, tid = mover.load_current(cursor, u64(oid))
+        cursor = storage._load_connection.cursor  # May look at the database.
+        if hasattr(storage.loadBefore, "stale_error"):
+            return None
+        data, tid = storage._adapter.mover.load_current(cursor, u64(oid))
         return (data, p64(tid)) if data else None
 
     def prepare_to_resolve(self, storage, serials):
