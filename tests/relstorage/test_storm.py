@@ -45,7 +45,11 @@ class Servers:
 
     def _start(self, port):
         server = ServerProcess("-C", f"{port}.conf", cwd=self._directory)
-        server.address()
+        try:
+            server.address()
+        except BaseException:
+            server.close()
+            raise
         return server
 
     def kill(self, port):
@@ -106,6 +110,8 @@ def storm(
                 where = ("plain", section)
             first = number * WORKERS
             processes.append(start(first, WORKERS, seed + first, *where))
+        for process in processes:
+            read_until(process, "ready")  # To open a database it has to be there.
         begin = time.monotonic()
         due = [begin + seconds * (n + 1) / (restarts + 1) for n in range(restarts)]
         while due or time.monotonic() < begin + seconds:
