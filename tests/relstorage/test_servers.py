@@ -224,6 +224,36 @@ class TestDatabaseTrouble:
         assert seen(connection) == 3
         connection.close()
 
+    @pytest.mark.parametrize(
+        "call",
+        [
+            ("ping",),
+            ("lastTransaction",),
+            ("get_info",),
+            ("loadBefore", p64(77), maxtid),
+            ("loadSerial", p64(1), p64(5)),
+            ("getTid", p64(77)),
+            ("history", p64(1)),
+            ("undoLog", 0, 5),
+            ("undoInfo", 0, 5, None),
+            ("new_oids", 3),
+            ("iterator_start", None, None),
+            ("pack", 1.0, True),
+        ],
+        ids=lambda call: call[0],
+    )
+    def test_whatever_is_called_may_be_tried_again(self, cluster, database, call):
+        client = RawClient(database.serve())
+        client.commit(1)
+        cluster.stop()
+        try:
+            with pytest.raises(Failed, match="cannot be used now") as error:
+                client.ask(*call)
+        finally:
+            cluster.start()
+        assert error.value.args[0] == "ZODB.POSException.ReadConflictError"
+        client.close()
+
     def test_restart_between_vote_and_finish(self, cluster, database):
         db = database.db(database.serve(), disconnect_poll=0.01)
         connection = opened(db)

@@ -166,7 +166,7 @@ def storm(
     assert not breaks or happened["broken connections"] > 0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("keep_history", [True], ids=["history"], indirect=True)
 def test_short_storm(database, tmp_path):
     storm(database, tmp_path, seconds=5, seed=1, restarts=1, cache_local_mb=0)
