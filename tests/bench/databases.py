@@ -8,6 +8,7 @@ import ZODB
 from persistent.mapping import PersistentMapping
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
+from ZODB.serialize import ObjectWriter
 from ZODB.utils import p64, z64
 
 #: Bytes in a record.
@@ -44,13 +45,7 @@ class Databases:
     def _records(self, count):
         path = self._scratch.fresh("Data.fs")
         storage = FileStorage(str(path))
-        metadata = TransactionMetaData()
-        storage.tpc_begin(metadata)
-        for number in range(1, count + 1):
-            data = str(number).encode().ljust(RECORD_SIZE, b".")
-            storage.store(p64(number), z64, data, "", metadata)
-        storage.tpc_vote(metadata)
-        storage.tpc_finish(metadata)
+        fill(storage, count)
         storage.close()
         return path
 
@@ -78,3 +73,27 @@ class Databases:
         connection.close()
         database.close()
         return path
+
+
+def fill(storage, count):
+    """Write a root without items, and objects with the oids 1..count, to a storage."""
+    metadata = TransactionMetaData()
+    storage.tpc_begin(metadata)
+    storage.store(z64, z64, _serialized(PersistentMapping()), "", metadata)
+    for number in range(1, count + 1):
+        storage.store(p64(number), z64, _record(number), "", metadata)
+    storage.tpc_vote(metadata)
+    storage.tpc_finish(metadata)
+
+
+def _record(number):
+    """Return an object's data, `RECORD_SIZE` bytes."""
+    return _serialized(PersistentMapping(text=str(number).ljust(_TEXT, ".")))
+
+
+def _serialized(object):
+    return ObjectWriter().serialize(object)
+
+
+#: Characters in an object's text.
+_TEXT = RECORD_SIZE - len(_serialized(PersistentMapping(text="")))

@@ -2,8 +2,8 @@
 
 Starts a PostgreSQL of its own, which waits for the disk as it should, and Zeolite on
 RelStorage with one server and with three; RelStorage without a server; Zeolite on a
-file storage, alone and as the root of a tree with four middle servers.  Prints the
-medians of all rounds.
+file storage, alone and as the root of a tree with four middle servers.  All of them,
+and PostgreSQL, are reached over TCP.  Prints the medians of all rounds.
 """
 
 import argparse
@@ -14,16 +14,15 @@ import sys
 
 import psutil
 import ZODB.config
-from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64, z64
 
 from tests.support import postgres
 from tests.support.rawclient import RawClient
 
-from .databases import RECORD_SIZE, Databases
+from .databases import Databases, fill
 from .jobs.loads import WARM_UP
 from .processes import Scratch, run_jobs
-from .systems import RELSTORAGE, ZEOLITE, configured, serving
+from .systems import RELSTORAGE, ZEOLITE, configured, free_port, serving
 
 ALONE, ONE, THREE, FILE, TREE = (
     "RelStorage",
@@ -66,7 +65,7 @@ class Growing:
     def __init__(self, scratch, stack, loads):
         self._scratch = scratch
         self.loads = loads
-        self._cluster = postgres.Cluster(is_durable=True)
+        self._cluster = postgres.Cluster(is_durable=True, port=free_port())
         stack.callback(self._cluster.close)
         self.pids = {}
         self.targets = {ALONE: [{"system": RELSTORAGE, "section": self._database()[1]}]}
@@ -92,13 +91,7 @@ class Growing:
         name = self._cluster.create()
         section = postgres.section(self._cluster.dsn(name))
         storage = ZODB.config.storageFromString(section)
-        metadata = TransactionMetaData()
-        storage.tpc_begin(metadata)
-        for number in range(1, WARM_UP + self.loads + 1):
-            data = str(number).encode().ljust(RECORD_SIZE, b".")
-            storage.store(p64(number), z64, data, "", metadata)
-        storage.tpc_vote(metadata)
-        storage.tpc_finish(metadata)
+        fill(storage, WARM_UP + self.loads)
         storage.close()
         return name, section
 
@@ -148,6 +141,26 @@ def cold_loads(bench, system):
     return PROCESSES * bench.loads / (max(ends) - min(starts))
 
 
+def transaction(bench, system, **options):
+    """Microseconds for a transaction that reads one object, as above."""
+    [[start, end]] = bench.jobs(
+        system, 1, "cold_transactions", count=bench.loads, **options
+    )
+    return (end - start) / bench.loads * 1e6
+
+
+def synced_transaction(bench, system):
+    """The same with all that was committed anywhere before it began."""
+    return transaction(bench, system, server_sync=True)
+
+
+def transactions(bench, system):
+    """Such transactions a second of some processes together."""
+    found = bench.jobs(system, PROCESSES, "cold_transactions", count=bench.loads)
+    starts, ends = zip(*found)
+    return PROCESSES * bench.loads / (max(ends) - min(starts))
+
+
 def commit(bench, system, processes=1):
     """Milliseconds for a commit of one object."""
     found = bench.jobs(system, processes, "commits", objects=1, count=50, warm_up=5)
@@ -185,6 +198,9 @@ CONNECTIONS = f"database connections, {CLIENTS} clients"
 ROWS = (
     ("cold load, us", cold_load, (*ALL, TREE)),
     (f"cold loads of {PROCESSES} processes, 1/s", cold_loads, (*ALL, TREE)),
+    ("transaction, one cold load, us", transaction, (*ALL, TREE)),
+    ("the same with server-sync, us", synced_transaction, (ONE, THREE, FILE, TREE)),
+    (f"such of {PROCESSES} processes, 1/s", transactions, (*ALL, TREE)),
     ("commit of one object, ms", commit, (*ALL, TREE)),
     (f"commits of {PROCESSES} processes, 1/s", commits, (*ALL, TREE)),
     ("server memory per client, KiB", memory, (ONE, FILE, TREE)),

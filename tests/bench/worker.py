@@ -22,6 +22,7 @@ _MODULES = {
     "answer": "floor",
     "ask": "floor",
     "cold_loads": "loads",
+    "cold_transactions": "loads",
     "prefetched_loads": "loads",
     "warm_loads": "loads",
     "commits": "commits",

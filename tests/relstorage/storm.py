@@ -4,8 +4,9 @@
     python -m tests.relstorage.storm FIRST_WORKER WORKERS SEED plain FILE
 
 Like tests.support.accounts, with two objects that are always equal besides.  FILE has
-a `<relstorage>` section.  A line on stdin stops the workers; after "stopped" and the
-end of stdin it writes what it has found, as JSON.
+a `<relstorage>` section.  It writes "ready" when the database is open.  A line on stdin
+stops the workers; after "stopped" and the end of stdin it writes what it has found, as
+JSON.
 """
 
 import collections
@@ -96,6 +97,7 @@ def main(first, number, seed, kind, *where):
     workers = [class_(db, first + n, seed + n) for n in range(number)]
     for worker in workers:
         worker.start()
+    print("ready", flush=True)
     sys.stdin.readline()
     for worker in workers:
         worker.stop()

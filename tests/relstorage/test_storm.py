@@ -1,7 +1,7 @@
 """Servers are killed and PostgreSQL crashes while everybody commits.
 
 Three servers, six processes of clients, and two programs that use RelStorage without
-a server.  Sums are right and pairs are equal in every read, and nothing that was
+a server; in the slow one PostgreSQL also ends some connections now and then.  Sums are right and pairs are equal in every read, and nothing that was
 acknowledged is lost or done twice.  `ZEOLITE_STORM_SECONDS` and `ZEOLITE_STORM_SEED`
 set how long the slow one takes, and how it goes.  `ZEOLITE_STORM_OPTIONS` (JSON) has
 other numbers: {"servers": 0, "clients": 0, "plain": 4} are programs with RelStorage
@@ -45,7 +45,11 @@ class Servers:
 
     def _start(self, port):
         server = ServerProcess("-C", f"{port}.conf", cwd=self._directory)
-        server.address()
+        try:
+            server.address()
+        except BaseException:
+            server.close()
+            raise
         return server
 
     def kill(self, port):
@@ -82,8 +86,14 @@ def storm(
     servers=3,
     clients=6,
     plain=2,
+    breaks=0.0,
+    outage=0,
     **options,
 ):
+    """Without PostgreSQL for `outage` seconds in each restart.
+
+    `breaks` is how many of the other events are broken connections, a share of one.
+    """
     chance = random.Random(seed)
     section = directory / "plain.conf"
     section.write_text(database.section(**options))
@@ -100,14 +110,23 @@ def storm(
                 where = ("plain", section)
             first = number * WORKERS
             processes.append(start(first, WORKERS, seed + first, *where))
+        for process in processes:
+            read_until(process, "ready")  # To open a database it has to be there.
         begin = time.monotonic()
         due = [begin + seconds * (n + 1) / (restarts + 1) for n in range(restarts)]
         while due or time.monotonic() < begin + seconds:
             time.sleep(chance.uniform(0.2, 1.5))
             if due and time.monotonic() > due[0]:
                 due.pop(0)
-                database.cluster.restart()
+                database.cluster.stop()
+                time.sleep(outage)
+                database.cluster.start()
                 happened["restarts"] += 1
+            elif chance.random() < breaks:
+                pids = database.cluster.connected(database.name)
+                some = chance.sample(pids, chance.randint(0, len(pids)))
+                database.cluster.disconnect(some)
+                happened["broken connections"] += len(some)
             elif servers.ports:
                 servers.kill(chance.choice(servers.ports))
                 happened["kills"] += 1
@@ -144,9 +163,10 @@ def storm(
     assert happened["commits"] > 0
     assert happened["restarts"] == restarts
     assert not servers.ports or happened["kills"] > 0
+    assert not breaks or happened["broken connections"] > 0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("keep_history", [True], ids=["history"], indirect=True)
 def test_short_storm(database, tmp_path):
     storm(database, tmp_path, seconds=5, seed=1, restarts=1, cache_local_mb=0)
@@ -158,5 +178,5 @@ def test_long_storm(database, tmp_path):
     seconds = float(os.environ.get("ZEOLITE_STORM_SECONDS", "120"))
     seed = int(os.environ.get("ZEOLITE_STORM_SEED", "1"))
     options = json.loads(os.environ.get("ZEOLITE_STORM_OPTIONS", "{}"))
-    defaults = {"restarts": 2, "cache_local_mb": 0}
+    defaults = {"restarts": 2, "breaks": 0.3, "outage": 4, "cache_local_mb": 0}
     storm(database, tmp_path, seconds, seed, **{**defaults, **options})

@@ -1,4 +1,6 @@
-"""A PostgreSQL of the tests' own, in a temporary directory, on a Unix socket.
+"""A PostgreSQL of the tests' own, in a temporary directory.
+
+It listens on a Unix socket, and on TCP where that is asked for, with a password.
 
 It does not run as root, because PostgreSQL refuses that: where the tests do, it runs
 as the user `postgres` or `nobody`.
@@ -10,6 +12,7 @@ import importlib.util
 import itertools
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -47,10 +50,13 @@ def _user():
 class Cluster:
     """A running PostgreSQL.  Used by one thread at a time.
 
-    It does not wait for the disk, unless `is_durable`.
+    It does not wait for the disk, unless `is_durable`.  With a `port` those who
+    connect by its `dsn` do so over TCP.
     """
 
-    def __init__(self, is_durable=False):
+    def __init__(self, is_durable=False, port=None):
+        self._port = port
+        self._password = secrets.token_hex(16)
         self._directory = tempfile.mkdtemp(prefix="zeolite-pg-", dir="/tmp")
         self._as = {}
         if os.getuid() == 0:
@@ -60,15 +66,20 @@ class Cluster:
         os.chmod(self._directory, 0o755)
         self._data = os.path.join(self._directory, "data")
         try:
-            self._run("initdb", "-D", self._data, "-U", "zeolite", "-A", "trust", "-N")
+            self._run(
+                *("initdb", "-D", self._data, "-U", "zeolite", "-N"),
+                *("--auth-local=trust", "--auth-host=scram-sha-256"),
+            )
             with open(os.path.join(self._data, "postgresql.conf"), "a") as file:
                 file.write(
-                    f"listen_addresses = ''\n"
+                    f"listen_addresses = '{'127.0.0.1' if port else ''}'\n"
+                    f"port = {port or 5432}\n"
                     f"unix_socket_directories = '{self._directory}'\n"
                     f"fsync = {'on' if is_durable else 'off'}\n"
                     "max_connections = 200\nmax_prepared_transactions = 10\n"
                 )
             self.start()
+            self.execute(f"ALTER USER zeolite PASSWORD '{self._password}'")
         except BaseException:
             shutil.rmtree(self._directory)
             raise
@@ -108,13 +119,22 @@ class Cluster:
 
     def dsn(self, name):
         """Return how to connect to a database, for psycopg2 and RelStorage."""
-        return f"dbname='{name}' user='zeolite' host='{self._directory}'"
+        if self._port:
+            return (
+                f"dbname='{name}' user='zeolite' password='{self._password}' "
+                f"host='127.0.0.1' port='{self._port}'"
+            )
+        return self._local(name)
+
+    def _local(self, name):
+        host, port = self._directory, self._port or 5432
+        return f"dbname='{name}' user='zeolite' host='{host}' port='{port}'"
 
     def execute(self, statement, name="postgres"):
         """Run a statement on a connection of its own; return its rows, if any."""
         import psycopg2
 
-        connection = psycopg2.connect(self.dsn(name))
+        connection = psycopg2.connect(self._local(name))
         try:
             connection.autocommit = True
             cursor = connection.cursor()
@@ -123,10 +143,28 @@ class Cluster:
         finally:
             connection.close()
 
+    def log_statements(self, name):
+        """Have statements logged that new connections to a database execute."""
+        self.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+
+    def statements(self):
+        """Return a list of the lines that the log has for statements."""
+        with open(os.path.join(self._directory, "log"), errors="replace") as file:
+            return [line for line in file if " statement: " in line]
+
     def connections(self, name):
         """Return how many connections there are to a database."""
-        statement = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
-        return self.execute(statement)[0][0]
+        return len(self.connected(name))
+
+    def connected(self, name):
+        """Return a list of the processes (int) that serve a database's connections."""
+        statement = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
+        return [pid for (pid,) in self.execute(statement)]
+
+    def disconnect(self, pids):
+        """End processes that serve connections; all others go on."""
+        for pid in pids:
+            self.execute(f"SELECT pg_terminate_backend({pid})")
 
     def close(self):
         with contextlib.suppress(AssertionError):  # It may be stopped.

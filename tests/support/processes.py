@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 
-#: Seconds in which a server is to start or stop.
-PATIENCE = 30
+#: Seconds in which a server is to start or stop, on a machine that is busy.
+PATIENCE = 60
 
 
 class ServerProcess:

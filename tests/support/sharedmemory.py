@@ -178,5 +178,8 @@ class ExactChanges:
         oids = {oid for t, changes in commits if t > tid for oid in changes}
         return sorted(oids) if len(oids) <= limit else None
 
+    def current(self, storage, oid):
+        return None
+
     def prepare_to_resolve(self, storage, serials):
         pass

@@ -68,6 +68,21 @@ class RelStorageChanges:
         oids = [p64(oid) for (oid,) in _query(storage, query)]
         return oids if len(oids) <= limit else None
 
+    def current(self, storage, oid):
+        """Return (data, tid) of an object's last revision, in one query.
+
+        None where the storage itself has to be asked: there is no such object, a
+        wrapper changes the data, or the database has gone back behind what was seen
+        of it, after which RelStorage's own methods refuse to read.
+        """
+        if "_load_connection" not in vars(storage):
+            return None
+        cursor = storage._load_connection.cursor  # May look at the database.
+        if hasattr(storage.loadBefore, "stale_error"):
+            return None
+        data, tid = storage._adapter.mover.load_current(cursor, u64(oid))
+        return (data, p64(tid)) if data else None
+
     def prepare_to_resolve(self, storage, serials):
         """Have the storage know the revisions that conflicts are resolved with.
 
@@ -132,6 +147,9 @@ class PolledChanges:
         return {last: list(oids)}, False
 
     def oids_since(self, storage, tid, limit):
+        return None
+
+    def current(self, storage, oid):
         return None
 
     def prepare_to_resolve(self, storage, serials):

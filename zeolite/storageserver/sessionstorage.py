@@ -35,6 +35,9 @@ _WRITING = (
 #: Those of them that have an oid and a tid, and may find a conflict.
 _CHECKING = ("store", "storeBlob")
 
+#: Later than all commits, and not what RelStorage answers from its cache.
+_NOW = p64(u64(maxtid) - 1)
+
 
 class SessionStorage:
     """What one session has for a storage.  `served` is a `SharedServed`."""
@@ -59,6 +62,20 @@ class SessionStorage:
 
         return self._served.instances.use(self._delivery.tid, read)
 
+    def _load_before(self, storage, oid, tid):
+        """Ask the database itself.
+
+        The cache that instances of RelStorage share was seen to have revisions that
+        were not current any more, where several servers wrote to the database.
+        """
+        current = self._served.changes.current(storage, oid)
+        if current is not None and current[1] < tid:
+            return (*current, None)
+        found = storage.loadBefore(oid, min(tid, _NOW))
+        if found is not None and found[0] is None:
+            raise POSKeyError(oid)  # Its creation was undone.
+        return found
+
     def loadBefore(self, oid, tid):
         found = self._served.revisions.get(oid, tid)
         if found is not None:
@@ -66,7 +83,7 @@ class SessionStorage:
 
         def load(instance):
             mark = self._served.revisions.mark
-            found = _load_before(instance.storage, oid, tid)
+            found = self._load_before(instance.storage, oid, tid)
             if found is not None and found[2] is None and instance.seen >= mark:
                 self._served.revisions.keep(oid, *found[:2], mark)
             return found
@@ -74,7 +91,13 @@ class SessionStorage:
         return self._served.instances.borrow(self._delivery.tid, load)
 
     def getTid(self, oid):
-        return self._served.instances.use(self._delivery.tid, _get_tid, oid)
+        def get_tid(storage):
+            found = self._load_before(storage, oid, maxtid)
+            if found is None:
+                raise POSKeyError(oid)
+            return found[1]
+
+        return self._served.instances.use(self._delivery.tid, get_tid)
 
     def history(self, oid, size=1):
         return self._read("history", oid, size=size)
@@ -123,29 +146,6 @@ class SessionStorage:
 
     def tpc_abort(self, metadata):
         self._served.committer.abort(metadata)
-
-
-#: Later than all commits, and not what RelStorage answers from its cache.
-_NOW = p64(u64(maxtid) - 1)
-
-
-def _load_before(storage, oid, tid):
-    """Ask the database itself.
-
-    The cache that instances of RelStorage share was seen to have revisions that were
-    not current any more, where several servers wrote to the database.
-    """
-    found = storage.loadBefore(oid, min(tid, _NOW))
-    if found is not None and found[0] is None:
-        raise POSKeyError(oid)  # Its creation was undone.
-    return found
-
-
-def _get_tid(storage, oid):
-    found = _load_before(storage, oid, maxtid)
-    if found is None:
-        raise POSKeyError(oid)
-    return found[1]
 
 
 class Committer:

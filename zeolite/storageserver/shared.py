@@ -137,6 +137,12 @@ class SharedServed(Served):
         info["keeps_history"] = self.changes.keeps_history
         return info
 
+    def size(self):
+        try:
+            return super().size()
+        except Exception as error:
+            raise translated(error, is_reading=True) from error
+
     def changed_since(self, tid, cursor, last_tid):
         changed = self.log.since(tid, cursor)
         if changed is not None:

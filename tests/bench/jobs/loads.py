@@ -6,6 +6,8 @@ A new client storage has an empty cache, so whatever it loads first is cold.
 import threading
 import time
 
+import transaction
+import ZODB
 from ZODB.utils import maxtid, p64
 
 from ..systems import open_storage
@@ -41,6 +43,36 @@ def cold_loads(target, threads, count):
         if len(ends) < threads:
             raise RuntimeError("a thread has failed")
         return min(starts), max(ends)
+
+    return measure
+
+
+def cold_transactions(target, count, **options):
+    """Open a connection, read an object and close it, again and again.
+
+    That is what applications do.  The result is start and end.  `options` are for
+    client storages.
+    """
+    db = ZODB.DB(open_storage(target, **options))
+    manager = transaction.TransactionManager(explicit=True)
+
+    def read(oids):
+        for oid in oids:
+            manager.begin()
+            connection = db.open(manager)
+            connection.get(oid)["text"]
+            manager.abort()
+            connection.close()
+
+    read(_oids(0, WARM_UP))
+    oids = _oids(WARM_UP, count)
+
+    def measure():
+        start = time.monotonic()
+        read(oids)
+        end = time.monotonic()
+        db.close()
+        return start, end
 
     return measure
 
