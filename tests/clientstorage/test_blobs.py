@@ -322,12 +322,12 @@ class TestDescriptors:
 class TestKinds:
     def test_server_directory_as_a_cache(self, tmp_path):
         SharedDirectory(str(tmp_path))
-        with pytest.raises(ConfigurationError, match="with shared_blob_dir"):
+        with pytest.raises(ConfigurationError, match="or set shared_blob_dir"):
             open_directory(str(tmp_path), False, None, 10)
 
     def test_cache_as_server_directory(self, tmp_path, open_cache):
         open_cache()
-        with pytest.raises(ConfigurationError, match="without shared_blob_dir"):
+        with pytest.raises(ConfigurationError, match="leave shared_blob_dir out"):
             open_directory(str(tmp_path / "cache"), True, None, 10)
 
     def test_file_in_its_place(self, tmp_path):
