@@ -343,6 +343,10 @@ def test_file_that_is_not_there(tmp_path):
     )
 
 
+def test_an_error_of_several_lines_is_told_in_one(tmp_path):
+    assert "two lines.conf: cannot be read" in fails(tmp_path, "-C", "two\nlines.conf")
+
+
 def test_port_in_use(tmp_path, write):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

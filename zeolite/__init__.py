@@ -97,8 +97,8 @@ def server(
     """Serve a storage in this process; return (address, stop).
 
     `address` is a pair of host and port, or the path of a Unix socket, for `client`,
-    `DB` and `connection`; `stop()` ends the server
-    and closes the storage.  The arguments:
+    `DB` and `connection`; `stop()` ends the server and closes the storage.  The
+    arguments:
 
     path
         Path (str) of a file storage.  Without it, and without `storage_conf`,
