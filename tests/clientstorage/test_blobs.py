@@ -141,6 +141,16 @@ class TestDownloading:
         assert good.count == 1
         assert partials(tmp_path) == []
 
+    def test_full_disk_is_named(self, open_cache, tmp_path, monkeypatch):
+        def full(file, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        cache = open_cache()
+        monkeypatch.setattr(blobs, "write_all", full)
+        with pytest.raises(OSError, match=f"No space.*{tmp_path}"):
+            cache.load(OID, TID, Source())
+        assert partials(tmp_path) == []
+
     def test_blob_that_came_just_now(self, open_cache, tmp_path):
         source, cache, other = Source(), open_cache(), open_cache()
 

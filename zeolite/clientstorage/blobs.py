@@ -283,7 +283,11 @@ class CacheDirectory(_Directory):
         arriving = Arriving(self._check)
 
         def write(data):
-            write_all(file, data)
+            try:
+                write_all(file, data)
+            except OSError as error:
+                error.filename = file.name  # Which disk it is that is full.
+                raise
             arriving.add(len(data))
 
         receive(write)
