@@ -1,5 +1,6 @@
 """`python -m zeolite`, as a user runs it."""
 
+import os
 import re
 import signal
 import socket
@@ -362,6 +363,8 @@ def test_locked_storage(tmp_path, write):
         server.address()
         line = fails(tmp_path)
     assert re.search(r"line 4: storage '1' cannot be opened: .*lock.*stop", line)
+    if os.path.exists("/proc/locks"):
+        assert line.endswith(f"has it open, number {server.pid}")
 
 
 def test_stock_zeo_file_runs_unchanged(tmp_path, write):

@@ -11,6 +11,7 @@ for instance.  A storage that needs longer is left open, as a kill would.
 
 import errno
 import logging
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ import time
 import zc.lockfile
 
 from ..errors import ConfigurationError
+from ..files import lock_holder
 from ..wire.channel import format_address
 from .admission import raise_descriptor_limit
 from .logs import Log
@@ -169,7 +171,10 @@ def _open_storages(configuration):
 
 def _reason(error):
     if isinstance(error, zc.lockfile.LockError):
-        return f"{error}; stop the process that has it open"
+        path = re.search("lock '(.*)'", str(error))
+        holder = path and lock_holder(path[1])
+        which = f", number {holder}" if holder else ""
+        return f"{error}; stop the process that has it open{which}"
     return f"{type(error).__name__}: {error}"
 
 
