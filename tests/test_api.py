@@ -246,6 +246,37 @@ def test_settings_that_cannot_work(arguments, text):
         zeolite.server(**arguments)
 
 
+@pytest.mark.parametrize("port", ["8100", "localhost:8100", "http://localhost", ""])
+def test_text_that_is_no_path_of_a_socket(port, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        zeolite.server(port=port)
+    assert os.listdir() == []
+
+
+def test_address_in_use_is_named(serve):
+    host, port = serve()
+    with pytest.raises(OSError, match=f"in use: {host}:{port}"):
+        zeolite.server(port=port)
+
+
+def test_the_child_of_a_fork_leaves_the_server_alone(serve):
+    address, stop = zeolite.server()
+    try:
+        child = os.fork()
+        if not child:
+            try:
+                stop()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        store(address, x=1)
+        assert root(address) == {"x": 1}
+    finally:
+        stop()
+
+
 def test_address_in_use_leaves_nothing_open(serve, tmp_path):
     _, port = serve()
     path = str(tmp_path / "Data.fs")

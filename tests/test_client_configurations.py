@@ -143,7 +143,7 @@ CLIENTS = {
     "plone, passwords": (
         "zope",
         plone_client("      realm ZEO\n      username me\n      password secret"),
-        "username: this version of Zeolite does not have authentication by password",
+        "username: Zeolite does not have authentication by password; use TLS",
     ),
     "zope.conf with %import ZEO": ("zope", MOUNTED, None),
     "zope.conf with %import zeolite": (

@@ -1,5 +1,6 @@
 """`python -m zeolite`, as a user runs it."""
 
+import os
 import re
 import signal
 import socket
@@ -261,6 +262,29 @@ def test_a_server_on_another_server(tmp_path, write, line):
         (FILE.replace("address", "adress"), 2, "adress.*zeolite.conf.example"),
         (FILE.replace("127.0.0.1:0", "here"), 2, "'here' is no address.*HOST:PORT"),
         (FILE.replace("127.0.0.1:0", "::1"), 2, "IPv6"),
+        (FILE.replace("127.0.0.1:0", "http://x:1"), 2, "is a URL; write HOST:PORT"),
+        (FILE.replace("127.0.0.1:0", "192.0.2.1:1"), 2, "address that this machine"),
+        (
+            FILE.replace("127.0.0.1:0", "8100\nmonitor-address 8100"),
+            3,
+            "monitor-address and address are the same",
+        ),
+        (
+            FILE.replace("</zeolite>", "max-message-size 1GiB\n</zeolite>"),
+            3,
+            "'1GiB' is no size; write bytes, or a number with KB, MB or GB",
+        ),
+        (
+            FILE.replace("</zeolite>", "max-iterators x\n</zeolite>"),
+            3,
+            "'x' is not a whole number",
+        ),
+        (f"<zodb>\n{FILE}</zodb>\n", None, "zodb"),
+        (
+            FILE.replace("<file", "<zodb>\n<file") + "</zodb>\n",
+            4,
+            "without <zodb> around them",
+        ),
         (FILE.replace("</zeolite>", "msgpack true\n</zeolite>"), 3, "pickles"),
         (
             FILE.replace("</zeolite>", "<ssl>\ncertificate x\n</ssl>\n</zeolite>"),
@@ -268,7 +292,11 @@ def test_a_server_on_another_server(tmp_path, write, line):
             "x cannot be read: No such file",
         ),
         (FILE.replace("</zeolite>", "read-only maybe\n</zeolite>"), 3, "maybe"),
-        (FILE.replace("</zeolite>", "transaction-timeout x\n</zeolite>"), 3, "x"),
+        (
+            FILE.replace("</zeolite>", "transaction-timeout x\n</zeolite>"),
+            3,
+            "'x' is not a n",
+        ),
         (FILE.replace("</zeolite>", "invalidation-queue-size 0\n</zeolite>"), 3, "0"),
         (FILE.replace("</zeolite>", "</zeo>"), 3, "zeo"),
         (FILE.replace("path Data.fs", ""), None, "path"),
@@ -276,7 +304,7 @@ def test_a_server_on_another_server(tmp_path, write, line):
         (FILE + FILE[FILE.index("<file") :], 4, "two storages.*name them"),
         (FILE[: FILE.index("<file")], None, "needs a section for a storage"),
         (FILE[FILE.index("<file") :], None, "needs one <zeolite> section"),
-        (FILE + "<cake>\n</cake>\n", 7, "cake"),
+        (FILE + "<cake>\n</cake>\n", 7, "cake.*%import PACKAGE"),
         (FILE.replace("Data.fs", "none/Data.fs"), 5, "none/Data.fs"),
         (FILE.replace("Data.fs", "zeolite.conf"), 4, "storage '1' cannot be opened"),
         (FILE.replace("</zeolite>", "slow-call -1\n</zeolite>"), 3, "-1"),
@@ -316,6 +344,10 @@ def test_file_that_is_not_there(tmp_path):
     )
 
 
+def test_an_error_of_several_lines_is_told_in_one(tmp_path):
+    assert "two lines.conf: cannot be read" in fails(tmp_path, "-C", "two\nlines.conf")
+
+
 def test_port_in_use(tmp_path, write):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -331,6 +363,8 @@ def test_locked_storage(tmp_path, write):
         server.address()
         line = fails(tmp_path)
     assert re.search(r"line 4: storage '1' cannot be opened: .*lock.*stop", line)
+    if os.path.exists("/proc/locks"):
+        assert line.endswith(f"has it open, number {server.pid}")
 
 
 def test_stock_zeo_file_runs_unchanged(tmp_path, write):

@@ -89,6 +89,21 @@ def test_a_second_signal_ends_it_at_once(busy, tmp_path):
     assert not (tmp_path / "pid").exists()
 
 
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 1)]
+)
+def test_a_signal_while_a_storage_is_opened(tmp_path, write, number, status):  # noqa: F811
+    """Here it waits for its own server; an index may take as long."""
+    write(
+        f"<zeolite>\naddress 127.0.0.1:0\n</zeolite>\n<clientstorage>\n"
+        f"server {free_port()}\nwait-timeout 3600\n</clientstorage>\n"
+    )
+    with running(cwd=tmp_path) as server:
+        server.wait_for("Connection refused")
+        assert server.kill(number) == status
+        assert "ending, before the storages were open" in server.lines[-1]
+
+
 def test_hangup_is_a_restart(tmp_path):
     with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
         assert store_and_read(server.address()) == 1

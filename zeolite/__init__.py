@@ -97,8 +97,8 @@ def server(
     """Serve a storage in this process; return (address, stop).
 
     `address` is a pair of host and port, or the path of a Unix socket, for `client`,
-    `DB` and `connection`; `stop()` ends the server
-    and closes the storage.  The arguments:
+    `DB` and `connection`; `stop()` ends the server and closes the storage.  The
+    arguments:
 
     path
         Path (str) of a file storage.  Without it, and without `storage_conf`,
@@ -123,20 +123,27 @@ def server(
         of host and port, or text as in a configuration.  With port 0 the log has the
         real one.  Without it there is no such server.
 
-    Raises `zeolite.errors.ConfigurationError` for settings that cannot work, and
-    whatever opening the storage or the address raises.
+    Raises `zeolite.errors.ConfigurationError` for settings that cannot work,
+    `ValueError` for what is no address, and whatever opening the storage or the
+    address raises.
     """
     from . import config
+    from .clientstorage.addresses import parse
     from .storageserver.server import StorageServer
+    from .wire.channel import format_address
 
     options, settings = config.server_settings(zeo_conf)
     if monitor_address is not None:
         options = config.with_monitor(options, monitor_address)
     tls = config.server_context(ssl, settings)
+    address = parse(port)[0] if isinstance(port, str) else (host, port)
     storage = config.open_storage(path, blob_dir, storage_conf)
     try:
-        address = port if isinstance(port, str) else (host, port)
         running = StorageServer(address, {"1": storage}, options, tls)
+    except OSError as error:
+        storage.close()
+        where = format_address(address)
+        raise OSError(error.errno, f"{error.strerror}: {where}") from error
     except BaseException:
         storage.close()
         raise

@@ -61,7 +61,7 @@ def main(argv=None):
     try:
         return process.serve(_configuration(parser, arguments))
     except ConfigurationError as error:
-        print(f"zeolite: {error}", file=sys.stderr)
+        commands.complain(error)
         return 2
 
 

@@ -24,6 +24,7 @@ from .clientstorage.storage import ClientStorage
 from .configloader import Loader, Place
 from .datatypes import monitor_address
 from .errors import ConfigurationError
+from .storageserver.admission import is_everywhere
 from .storageserver.options import ServerOptions
 from .wire.tlssettings import TLSSettings
 
@@ -58,6 +59,17 @@ def _server_tls_problem(settings):
     if settings.server_hostname is not None or not settings.check_hostname:
         return "check-hostname and server-hostname are for the ssl section of a client"
     return None
+
+
+def _is_same_place(address, monitor_address):
+    """Whether only one of two addresses could be had; the monitor's may be None."""
+    if monitor_address is None or isinstance(address, str) or not address[1]:
+        return False
+    (host, port), (monitor_host, monitor_port) = address, monitor_address
+    hosts = host, monitor_host
+    return port == monitor_port and (
+        host == monitor_host or any(map(is_everywhere, hosts))
+    )
 
 
 class ClientStorageSection(ZODB.config.BaseConfig):
@@ -112,6 +124,11 @@ class ServerConfiguration:
         self.section = found.server
         if problem := _server_tls_problem(self.section.tls):
             raise self.error(problem, self.line_of_tls())
+        if _is_same_place(self.section.address, self.section.options.monitor_address):
+            raise self.error(
+                "monitor-address and address are the same; choose another port",
+                self.line_of_key("monitor-address"),
+            )
         self.eventlog = found.eventlog
         self.has_runner = found.runner is not None
         self.storages: dict[str, Any] = {}
@@ -173,6 +190,16 @@ def _message(error):
         return "it needs a section for a storage, such as <filestorage>"
     if "not a known key name" in text or "unknown key" in text:
         return f"{text}; see zeolite.conf.example for the keys there are"
+    if "unknown type name" in text:
+        return (
+            f"{text}; is it spelled right?  The section of a package needs a line "
+            "%import PACKAGE above it"
+        )
+    if "no matching section defined for type='zodb'" in text:
+        return (
+            "a server's file has its storages without <zodb> around them, which is "
+            "for applications"
+        )
     return text
 
 

@@ -44,6 +44,8 @@ def client_address(text: str) -> tuple[str, int] | str:
 
 
 def _address(text: str, default_host: str, lowest: int) -> tuple[str, int] | str:
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL; write HOST:PORT")
     if "/" in text:
         return text
     host, _, port = text.rpartition(":")
@@ -61,7 +63,7 @@ def _address(text: str, default_host: str, lowest: int) -> tuple[str, int] | str
 
 def positive(text: str) -> int:
     """An int greater than zero."""
-    number = int(text)
+    number = _integer(text)
     if number < 1:
         raise ValueError(f"{text!r} is not greater than 0")
     return number
@@ -69,12 +71,28 @@ def positive(text: str) -> int:
 
 def number(text: str) -> int:
     """An int that is not negative; 0 is for none, or no limit."""
-    return _not_negative(int(text), text)
+    return _not_negative(_integer(text), text)
+
+
+def _integer(text):
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
 
 
 def size(text: str) -> int:
     """Bytes, not negative; 0 is for no limit."""
-    return _not_negative(ZConfig.datatypes.stock_datatypes["byte-size"](text), text)
+    return _not_negative(_bytes(text), text)
+
+
+def _bytes(text):
+    try:
+        return ZConfig.datatypes.stock_datatypes["byte-size"](text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no size; write bytes, or a number with KB, MB or GB behind"
+        ) from None
 
 
 def _not_negative(number, text):
@@ -85,7 +103,7 @@ def _not_negative(number, text):
 
 def cache_size(text: str) -> int:
     """The size of a client's cache in bytes, an int greater than zero."""
-    number = ZConfig.datatypes.stock_datatypes["byte-size"](text)
+    number = _bytes(text)
     if number < 1:
         raise ValueError(f"{text!r} is no size for a cache; write bytes, KB, MB or GB")
     return number
@@ -110,7 +128,10 @@ def _message_size(text, least, least_text):
 
 def seconds(text: str) -> float:
     """A float that is not negative."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
     if not 0 <= number < float("inf"):
         raise ValueError(f"{text!r} is not a number of seconds")
     return number

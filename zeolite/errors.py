@@ -57,6 +57,14 @@ class ServerException(ClientStorageError):
     Its arguments are the exception's dotted class name and its details.
     """
 
+    def __str__(self) -> str:
+        if len(self.args) != 2:
+            return super().__str__()
+        name, details = self.args
+        if isinstance(details, tuple):
+            details = ", ".join(map(str, details))
+        return f"the server failed with {name}: {details}; its log says more"
+
 
 class ProtocolError(ClientStorageError):
     """The peer said something that is not the protocol spoken here."""

@@ -2,6 +2,7 @@
 
 import pathlib
 import queue
+import re
 import socket
 import threading
 
@@ -21,6 +22,8 @@ from zeolite.wire.channel import format_address
         ((None, 8100), [("127.0.0.1", 8100)]),
         ("/run/socket", ["/run/socket"]),
         (pathlib.Path("run/socket"), ["run/socket"]),
+        (("[::1]", 8100), [("::1", 8100)]),
+        (["./localhost", 8100], ["./localhost", ("127.0.0.1", 8100)]),
         ([8100, ("::1", 8200)], [("127.0.0.1", 8100), ("::1", 8200)]),
     ],
 )
@@ -31,6 +34,11 @@ def test_parse(given, expected):
 @pytest.mark.parametrize(
     "given, error",
     [
+        ("", ValueError),
+        ("http://localhost:8100/", ValueError),
+        ("zeo://localhost", ValueError),
+        (("http://localhost", 8100), ValueError),
+        (["localhost", 8100], ValueError),
         (0, ValueError),
         (70000, ValueError),
         (-1, ValueError),
@@ -47,6 +55,19 @@ def test_parse(given, expected):
 )
 def test_what_is_no_address(given, error):
     with pytest.raises(error):
+        parse(given)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("zeolite://localhost:8100", "is a URL; write (host, port)"),
+        (["db", 8100], "write the pair ('db', 8100)"),
+        (("db", "8100"), "a pair of host (str) and port (int)"),
+    ],
+)
+def test_error_says_what_to_write(given, said):
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
         parse(given)
 
 

@@ -141,6 +141,16 @@ class TestDownloading:
         assert good.count == 1
         assert partials(tmp_path) == []
 
+    def test_full_disk_is_named(self, open_cache, tmp_path, monkeypatch):
+        def full(file, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        cache = open_cache()
+        monkeypatch.setattr(blobs, "write_all", full)
+        with pytest.raises(OSError, match=f"No space.*{tmp_path}"):
+            cache.load(OID, TID, Source())
+        assert partials(tmp_path) == []
+
     def test_blob_that_came_just_now(self, open_cache, tmp_path):
         source, cache, other = Source(), open_cache(), open_cache()
 
@@ -322,12 +332,12 @@ class TestDescriptors:
 class TestKinds:
     def test_server_directory_as_a_cache(self, tmp_path):
         SharedDirectory(str(tmp_path))
-        with pytest.raises(ConfigurationError, match="with shared_blob_dir"):
+        with pytest.raises(ConfigurationError, match="or set shared_blob_dir"):
             open_directory(str(tmp_path), False, None, 10)
 
     def test_cache_as_server_directory(self, tmp_path, open_cache):
         open_cache()
-        with pytest.raises(ConfigurationError, match="without shared_blob_dir"):
+        with pytest.raises(ConfigurationError, match="leave shared_blob_dir out"):
             open_directory(str(tmp_path / "cache"), True, None, 10)
 
     def test_file_in_its_place(self, tmp_path):

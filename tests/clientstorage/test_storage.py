@@ -82,7 +82,10 @@ class TestLoading:
         call = Background(storage.getTid, OID)
         message_id, _ = script.expect("getTid")
         script.fail(message_id, "application.OutOfPaper", ("tray 2",))
-        with pytest.raises(ServerException, match=r"OutOfPaper.*tray 2"):
+        with pytest.raises(
+            ServerException,
+            match=r"the server failed with application\.OutOfPaper: tray 2",
+        ):
             call.result()
 
 

@@ -4,6 +4,7 @@ import importlib
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -113,7 +114,24 @@ def test_file_of_a_killed_process(path, run):
         pass
     status, out, _ = run(path)
     assert status == 0
-    assert "state: not closed; its process was killed\n" in out
+    assert (
+        "state: not closed; its process was killed, or ended without closing it\n"
+        in out
+    )
+
+
+def test_reader_that_has_enough(path):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "zeolite", "cache", path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait() == 1
 
 
 def test_file_of_another_boot(path, run, monkeypatch):

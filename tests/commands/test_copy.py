@@ -404,6 +404,7 @@ def test_verify_finds_more(end, word, source, from_source, to_target, target, ru
     "source, destination, words",
     [
         ("none", "x.fs", "none: is no address, and there is no such file"),
+        ("http://x:1", "x.fs", "'http://x' is a URL; write HOST:PORT"),
         ("/none/x", "x.fs", "/none/x: is no address, and there is no such file"),
         ("bad.conf", "x.fs", "it is to have one section of a storage"),
         ("two.conf", "x.fs", "it is to have one section of a storage"),

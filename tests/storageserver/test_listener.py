@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import stat
 import threading
@@ -234,6 +235,31 @@ class TestAllInterfaces:
         words = f"set address to 127.0.0.1:{server.address[1]}, or add an ssl section"
         lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert len([line for line in lines if words in line]) == warns
+
+    @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+    def test_without_a_host_both_kinds_of_addresses_reach_it(self, caplog):
+        caplog.set_level(logging.INFO)
+        server = StorageServer(("", 0), {"1": MappingStorage()})
+        server.start()
+        try:
+            for host in ("127.0.0.1", "::1"):
+                client = RawClient((host, server.address[1]))
+                client.ask("ping")
+                client.close()
+        finally:
+            server.stop()
+        assert server.address[0] == "0.0.0.0"
+        assert re.search(r"client 127\.0\.0\.1:\d+: registered", caplog.text)
+        assert re.search(r"client ::1:\d+: registered", caplog.text)
+
+    def test_where_there_is_no_ipv6_it_goes_without(self, monkeypatch):
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+        server = StorageServer(("", 0), {"1": MappingStorage()})
+        server.start()
+        try:
+            RawClient(server.address).close()
+        finally:
+            server.stop()
 
     @pytest.mark.parametrize(
         "host, expected",

@@ -19,6 +19,10 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
     if isinstance(addr, list):
         if not addr:
             raise ValueError("no address was given")
+        if len(addr) == 2 and _is_host(addr[0]) and type(addr[1]) is int:
+            raise ValueError(
+                f"{addr!r} would be two addresses; write the pair {tuple(addr)!r}"
+            )
         return [address for part in addr for address in parse(part)]
     if isinstance(addr, bool):
         raise TypeError("an address is not a bool")
@@ -28,10 +32,21 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
         if len(addr) != 2 or not (
             isinstance(addr[0], str | None) and isinstance(addr[1], int)
         ):
-            raise TypeError(f"an address is a pair of host and port, not {addr!r}")
-        if not 0 < addr[1] < 65536:
-            raise ValueError(f"{addr[1]} is no port")
-        return [(addr[0] or "127.0.0.1", addr[1])]
+            raise TypeError(
+                f"an address is a pair of host (str) and port (int), not {addr!r}"
+            )
+        host, port = addr
+        if not 0 < port < 65536:
+            raise ValueError(f"{port} is no port")
+        if host and "/" in host:
+            raise ValueError(f"{host!r} is no host; write its name or IP address")
+        if host and host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        return [(host or "127.0.0.1", port)]
+    if isinstance(addr, str) and "://" in addr:
+        raise ValueError(f"{addr!r} is a URL; write (host, port), or a socket's path")
+    if isinstance(addr, str) and not addr:
+        raise ValueError("an empty text is no address")
     if isinstance(addr, str) and "/" not in addr and addr.rpartition(":")[2].isdigit():
         raise ValueError(
             f"{addr!r} would be the path of a Unix socket; write (host, port), or "
@@ -42,6 +57,11 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
             raise ValueError("there are no Unix sockets on this system")
         return [os.fspath(addr)]
     raise TypeError(f"not an address: {addr!r}")
+
+
+def _is_host(part):
+    # What could be the path of a socket as well, but is next to a port.
+    return isinstance(part, str) and "/" not in part
 
 
 class Resolver:

@@ -92,7 +92,8 @@ class NoDirectory:
 
     def temporary(self):
         raise Unsupported(
-            "no place for blobs: this storage was opened without blob_dir"
+            "no place for blobs: this storage was opened without blob_dir; give it "
+            "a directory"
         )
 
     def load(self, *args):
@@ -111,7 +112,7 @@ class _Directory:
             self.helper = ZODB.blob.FilesystemHelper(path, layout)
             self.helper.create()
         except ValueError as error:
-            raise ConfigurationError(f"blob_dir: {error}: {hint}") from None
+            raise ConfigurationError(f"blob_dir: {error}; {hint}") from None
         except OSError as error:
             raise ConfigurationError(f"blob_dir: {error}") from None
 
@@ -147,10 +148,10 @@ class SharedDirectory(_Directory):
     sends_names = True
 
     def __init__(self, path):
-        hint = "without shared_blob_dir it can be used as one"
+        hint = "name the server's directory, or leave shared_blob_dir out"
         super().__init__(path, "automatic", hint)
         if self.helper.layout_name == _CACHE:
-            raise ConfigurationError(f"blob_dir: {path} is a cache of blobs: {hint}")
+            raise ConfigurationError(f"blob_dir: {path} is a cache of blobs; {hint}")
 
     def close(self):
         pass
@@ -194,7 +195,7 @@ class CacheDirectory(_Directory):
     sends_names = False
 
     def __init__(self, path, size=None, check=10):
-        hint = "with shared_blob_dir, the server's directory may be there"
+        hint = "name another directory, or set shared_blob_dir if it is the server's"
         super().__init__(path, _CACHE, hint)
         self._lock = _lock_uncommitted(self.helper.temp_dir)
         self._disk = blobsync.DiskSync()
@@ -282,7 +283,11 @@ class CacheDirectory(_Directory):
         arriving = Arriving(self._check)
 
         def write(data):
-            write_all(file, data)
+            try:
+                write_all(file, data)
+            except OSError as error:
+                error.filename = file.name  # Which disk it is that is full.
+                raise
             arriving.add(len(data))
 
         receive(write)

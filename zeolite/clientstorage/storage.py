@@ -116,8 +116,8 @@ class ClientStorage(Reading, Committing):
     min_disconnect_poll, max_disconnect_poll, drop_cache_rather_verify
         Accepted for old configurations and without effect.
 
-    The remaining arguments belong to features that this version does not have.
-    They raise `NotImplementedError` if they are used.
+    `credentials`, `username`, `password` and `realm`, which ZEO once had, raise
+    `NotImplementedError` if they are used: certificates take their place, see `ssl`.
 
     Raises `zeolite.errors.ClientDisconnected` if `wait` is true and there is no
     connection in time, or, without waiting, if all servers refuse this client for
@@ -168,7 +168,8 @@ class ClientStorage(Reading, Committing):
         for argument, feature in _LATER.items():
             if given[argument]:
                 raise NotImplementedError(
-                    f"{argument}: this version of Zeolite does not have {feature}"
+                    f"{argument}: Zeolite does not have {feature}; use TLS and "
+                    "certificates"
                 )
         addrs = addresses.parse(addr)
         where = ", ".join(map(format_address, addrs))

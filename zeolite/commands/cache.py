@@ -53,15 +53,14 @@ def run(arguments):
 @contextlib.contextmanager
 def _mapped(path):
     try:
-        with (
-            open(path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            yield data
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:  # Nothing of a size of 0 can be mapped.
         raise ConfigurationError(f"{path}: is empty") from None
+    with data:
+        yield data
 
 
 def _show(path, data, size, owner):
@@ -85,7 +84,7 @@ def _state(data, owner):
     if session == b"":
         return "closed"
     if session == cacheowner.boot_id():
-        return "not closed; its process was killed"
+        return "not closed; its process was killed, or ended without closing it"
     return "not closed before its machine went down; the next client will empty it"
 
 

@@ -6,6 +6,7 @@ import socket
 import stat
 
 from ..errors import ConfigurationError
+from ..files import lock_holder
 from ..wire.channel import format_address
 from .terminal import size
 
@@ -201,7 +202,7 @@ def _check_data(findings, label, path, section):
         findings.problems.append(f"{label}: is no file storage's")
     else:
         print(f"  {path}: {size(found.st_size)}")
-    holder = None if read_only else _lock_holder(path + ".lock")
+    holder = None if read_only else lock_holder(path + ".lock")
     if holder:
         findings.warnings.append(f"{label}: is open in process {holder} at the moment")
 
@@ -209,20 +210,6 @@ def _check_data(findings, label, path, section):
 def _begins_like_data(path):
     with open(path, "rb") as file:
         return file.read(2) == b"FS"
-
-
-def _lock_holder(path):
-    """Return the process (str) that has a file locked, as far as Linux tells."""
-    try:
-        inode = os.stat(path).st_ino
-        with open("/proc/locks", encoding="ascii") as file:
-            for line in file:
-                parts = line.split()
-                if parts[5:6] and parts[5].endswith(f":{inode}"):
-                    return parts[4]
-    except (OSError, UnicodeDecodeError):
-        pass
-    return None
 
 
 def _check_blobs(findings, label, path):

@@ -162,7 +162,10 @@ def _absent(text):
         return DATA, text
     if "/" in text:
         # Maybe a socket, with the name of a storage after it.
-        address, name = servers.storage_address(text)
+        try:
+            address, name = servers.storage_address(text)
+        except argparse.ArgumentTypeError as error:
+            raise ConfigurationError(str(error)) from error
         if name:
             return SERVER, (address, name)
     raise ConfigurationError(

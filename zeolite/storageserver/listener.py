@@ -204,12 +204,33 @@ class _Server:
 
 
 class TCPServer(_Server, socketserver.ThreadingTCPServer):
-    """Listens at a pair of host and port; other arguments as in `_Server`."""
+    """Listens at a pair of host and port; other arguments as in `_Server`.
+
+    Without a host it is all interfaces, for IPv4 and, where the system has it, IPv6.
+    """
+
+    _is_dual = False
 
     def __init__(self, address, handler, log, admission=None, sock=None):
         if sock is None:
-            self.address_family = _family(*address)
+            self._is_dual = not address[0] and socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if self._is_dual else _family(*address)
+            self.address_family = family
         super().__init__(address, handler, log, admission, sock)
+
+    def server_bind(self):
+        if self._is_dual:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+        if self._is_dual:
+            # Others are to connect to it, also where there is no [::1].
+            self.server_address = "0.0.0.0", self.server_address[1]
+
+    def get_request(self):
+        sock, address = super().get_request()
+        host, *rest = address
+        # IPv4 at a socket for IPv6.
+        return sock, (host.removeprefix("::ffff:"), *rest)
 
 
 class _UnixServer(_Server, socketserver.ThreadingUnixStreamServer):

@@ -9,21 +9,23 @@ cuts them off, and gives the storages as long to return from what they do, a pac
 for instance.  A storage that needs longer is left open, as a kill would.
 """
 
+import errno
 import logging
-import os
+import re
 import signal
 import sys
-import threading
 import time
 
 import zc.lockfile
 
 from ..errors import ConfigurationError
+from ..files import lock_holder
 from ..wire.channel import format_address
 from .admission import raise_descriptor_limit
 from .logs import Log
 from .pidfile import PidFile, default_path
 from .server import PATIENCE, StorageServer
+from .signals import Signals, exit_status
 from .systemd import Notifier, inherited_socket
 
 logger = logging.getLogger(__name__)
@@ -32,12 +34,13 @@ logger = logging.getLogger(__name__)
 #: for up to this long each time.  Python's default of 5 ms shows in every load.
 SWITCH_INTERVAL = 0.001
 
-#: Seconds after a signal to stop in which another one says the same: a terminal and
-#: a wrapper may both pass it on.  A later one ends the process at once.
-GRACE = 1
-
-#: The exit status that has supervisors start the server again.
-RESTART = 1
+#: What to do where an address cannot be had.
+_REMEDIES = {
+    errno.EADDRINUSE: "choose another address, or stop the program that uses it",
+    errno.EADDRNOTAVAIL: "choose an address that this machine has",
+    errno.EACCES: "choose a port above 1023, or a directory in which this user may "
+    "make a socket",
+}
 
 
 def serve(configuration):
@@ -46,10 +49,7 @@ def serve(configuration):
     Returns the exit status (int).  For the main thread.  Raises
     `ConfigurationError` for what cannot work.
     """
-    # They are waited for rather than handled: a handler could interrupt anything,
-    # itself included.  All threads inherit this.
-    signals = _signals()
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signals = Signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
     raise_descriptor_limit()
     log = _start_log(configuration)
@@ -57,13 +57,14 @@ def serve(configuration):
     if configuration.has_runner:
         logger.info("the runner section is for zdaemon; it has no effect here")
     server = _open_server(configuration)
+    signals.keep()
     pid_file = PidFile(configuration.section.pid_filename or default_path())
     pid_file.write()
     try:
         server.start()
         where = f"serving at {format_address(server.address)}"
         notifier.tell("READY=1", f"STATUS={where}")
-        while (number := signal.sigwait(signals)) == signal.SIGUSR2:
+        while (number := signals.wait()) == signal.SIGUSR2:
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             notifier.tell("RELOADING=1", f"MONOTONIC_USEC={now}")
             _reload(configuration, server, log)
@@ -71,39 +72,13 @@ def serve(configuration):
         name = signal.Signals(number).name
         logger.info("%s: stopping", name)
         notifier.tell("STOPPING=1", f"STATUS={name}: stopping")
-        _heed_impatience(signals, pid_file)
-        return RESTART if number == signal.SIGHUP else 0
+        signals.end_at_once(pid_file.remove)
+        return exit_status(number)
     finally:
         server.stop(PATIENCE)
         log.close(PATIENCE)
         # The last thing: whoever waits for this may start the next server.
         pid_file.remove()
-
-
-def _signals():
-    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2}
-    # Under nohup it is to be ignored.
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signals.add(signal.SIGHUP)
-    return signals
-
-
-def _heed_impatience(signals, pid_file):
-    """From now on, have another signal end the process at once."""
-    start = time.monotonic()
-
-    def watch():
-        while True:
-            number = signal.sigwait(signals)
-            if number == signal.SIGUSR2 or time.monotonic() - start < GRACE:
-                continue
-            name = signal.Signals(number).name
-            logger.warning("%s: ending at once, as a kill would", name)
-            pid_file.remove()
-            # What a shell says of a process that a signal has ended.
-            os._exit(128 + number)
-
-    threading.Thread(target=watch, name="zeolite-signals", daemon=True).start()
 
 
 def _start_log(configuration):
@@ -137,9 +112,9 @@ def _open_server(configuration):
         _close(storages)
         where = format_address(section.address)
         reason = getattr(error, "strerror", None) or error
+        remedy = _REMEDIES.get(getattr(error, "errno", None), "choose another address")
         raise configuration.error(
-            f"cannot listen at {where}: {reason}; choose another address, or stop "
-            "the program that uses it",
+            f"cannot listen at {where}: {reason}; {remedy}",
             configuration.line_of_key("address"),
         ) from error
     except BaseException:
@@ -196,7 +171,10 @@ def _open_storages(configuration):
 
 def _reason(error):
     if isinstance(error, zc.lockfile.LockError):
-        return f"{error}; stop the process that has it open"
+        path = re.search("lock '(.*)'", str(error))
+        holder = path and lock_holder(path[1])
+        which = f", number {holder}" if holder else ""
+        return f"{error}; stop the process that has it open{which}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -1,6 +1,7 @@
 """A whole server: its storages, and the address at which it listens."""
 
 import logging
+import os
 import ssl
 import time
 
@@ -51,6 +52,7 @@ class StorageServer:
             self._served.values(), self._log, options.idle_transaction_timeout
         )
         self._stopping = False
+        self._process = os.getpid()
         self._monitor = None
         if options.monitor_address is not None:
             # Not needed by who has no monitor.
@@ -136,7 +138,11 @@ class StorageServer:
         and what a storage still does for a client that is cut off, is waited for;
         with `patience` (seconds) for that long in all, and then its storage is left
         open for the end of the process.  Notifies `interfaces.Closed`.
+
+        In the child of a fork it does nothing: the server is the parent's.
         """
+        if os.getpid() != self._process:
+            return
         self._stopping = True
         deadline = None
         if patience is not None:

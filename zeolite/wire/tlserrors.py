@@ -26,7 +26,7 @@ _WRONG_NAME = 62, 64
 _FROM_SERVER = {
     "ALERT_CERTIFICATE_REQUIRED": (
         "the server wants a certificate from this client; set certificate in its ssl "
-        "section, or load one into its SSLContext"
+        "section, load one into its SSLContext, or give a command --ssl-certificate"
     ),
     "ALERT_HANDSHAKE_FAILURE": (
         "the server ended the TLS handshake; it wants a certificate from this client, "
