@@ -89,7 +89,10 @@ class SizeCheck:
             self._thread = threading.Thread(
                 target=self._run, name="zeolite-blob-check", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # There are too many threads: another time.
+                self._thread = None
 
     def close(self):
         """End the thread, if there is one."""
