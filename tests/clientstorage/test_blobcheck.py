@@ -119,6 +119,20 @@ class TestWhenItLooks:
         check.added(1)
         wait_until(lambda: total(tmp_path) == 900)
 
+    def test_later_where_there_can_be_no_thread_now(self, watch, tmp_path, monkeypatch):
+        check = watch(1000, 10)
+        for used in range(20):
+            blob(tmp_path, f"{used:02}.blob", 100, used)
+        with monkeypatch.context() as patched:
+
+            def too_many(thread):
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(threading.Thread, "start", too_many)
+            check.added(100)
+        check.added(1)
+        wait_until(lambda: total(tmp_path) == 900)
+
     def test_storages_count_together(self, watch, tmp_path):
         first, second = watch(1000, 10), watch(1000, 10)
         for used in range(20):

@@ -1,5 +1,6 @@
 """Directories for blobs: a cache that many share, the server's own, none."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -75,6 +76,61 @@ def partials(tmp_path):
 
 def opener(path):
     return open(path, "rb")
+
+
+@contextlib.contextmanager
+def children():
+    """Gives a function that forks a child, which lives until the end."""
+    pids, (reading, writing) = [], os.pipe()
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        pids.append(pid)
+
+    try:
+        yield fork
+    finally:
+        os.close(writing)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        os.close(reading)
+
+
+def test_child_of_a_fork_keeps_nothing_locked(tmp_path, monkeypatch):
+    """Whatever was locked at that moment, by whichever thread."""
+    flock = fcntl.flock
+    path = tmp_path / "cache"
+    with children() as fork:
+
+        def lock(file, how):
+            if how != fcntl.LOCK_EX:
+                flock(file, how)
+            else:
+                wait_until(lambda: try_flock(file))  # Not for ever.
+            if how & fcntl.LOCK_EX:
+                fork()
+
+        def try_flock(file):
+            with contextlib.suppress(BlockingIOError):
+                flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+
+        monkeypatch.setattr(fcntl, "flock", lock)
+        cache = CacheDirectory(str(path), 10, 10)
+        for number in range(3):
+            cache.load(p64(number), TID, Source())
+        wait_until(lambda: cache._check._thread is None)
+        cache.close()
+        for found in [path / "tmp", *path.rglob("*.blob"), *path.glob("*.*")]:
+            handle = os.open(found, os.O_RDONLY)
+            try:
+                flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(handle)
 
 
 class TestDownloading:

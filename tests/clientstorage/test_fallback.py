@@ -62,6 +62,32 @@ class TestFallback:
         assert history.result() == [{"tid": p64(1)}]
         assert not storage.isReadOnly()
 
+    def test_blob_goes_on_at_the_better_server(self, stack, fake, another, tmp_path):
+        writable = another()
+        writable.close_listener()
+        opening = open_in_background(
+            stack,
+            [writable.address, fake.address],
+            read_only_fallback=True,
+            blob_dir=str(tmp_path / "blobs"),
+        )
+        script = accept_read_only(fake)
+        script.answer("get_info", {})
+        storage, tid = opening.result(), p64(1)
+        opened = Background(storage.openCommittedBlobFile, OID, tid)
+        script.expect("sendBlob")
+        script.call("receiveBlobStart", OID, tid)
+        script.call("receiveBlobChunk", OID, tid, b"half of ")
+        writable.open_listener()
+        better = writable.accept()
+        message_id, _ = better.expect("sendBlob")
+        better.call("receiveBlobStart", OID, tid)
+        better.call("receiveBlobChunk", OID, tid, b"whole")
+        better.call("receiveBlobStop", OID, tid)
+        better.reply(message_id, None)
+        with opened.result() as file:
+            assert file.read() == b"whole"
+
     def test_verifies_when_it_moves(self, pair):
         storage, script, writable = pair
         load = Background(storage.loadBefore, OID, maxtid)

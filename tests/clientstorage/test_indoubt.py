@@ -160,3 +160,17 @@ def test_storage_without_history(broken, monkeypatch):
     monkeypatch.setattr(case.backing, "history", history)
     with pytest.raises(CommitInDoubt, match="no history here"):
         case.finish("after tpc_finish").result()
+
+
+def test_server_that_allows_no_writing_any_more_cannot_tell(broken):
+    """Its error would look as if nothing had been committed."""
+    case = broken(read_only_fallback=True)
+    gate = case.backing.gate("after tpc_finish")
+    commit = Background(case.commit)
+    gate.wait_until_reached()
+    case.backing.isReadOnly = lambda: True
+    (session,) = case.server._served["1"].sessions()
+    session.end("the test wants it")
+    gate.open()
+    with pytest.raises(CommitInDoubt, match="ReadOnlyError"):
+        commit.result()

@@ -1,8 +1,10 @@
 """How calls of several threads share one connection."""
 
 import threading
+import types
 
 from tests.support.blocking import PATIENCE, Gate
+from zeolite.clientstorage.iteration import drop_iterators
 from zeolite.clientstorage.link import Link
 from zeolite.wire import messages
 
@@ -62,3 +64,17 @@ def test_stores_wait_for_a_server_that_takes_nothing():
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert b"".join(channel.sent).endswith(data)
+
+
+class EmptiedMeanwhile(list):
+    """A list that another thread empties as soon as somebody has looked at it."""
+
+    def __len__(self):
+        size = super().__len__()
+        self.clear()
+        return size
+
+
+def test_two_threads_that_drop_the_same_iterators():
+    link = types.SimpleNamespace(dropped_iterators=EmptiedMeanwhile([1]))
+    assert drop_iterators(link) == b""

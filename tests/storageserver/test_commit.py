@@ -429,3 +429,39 @@ class TestCommitLock:
         for thread in threads:
             thread.join()
         assert ended == [None, None]
+
+
+class TestLateStores:
+    """Stores behind the vote that they should be in."""
+
+    def test_vote_that_waits_fails_and_does_not_commit_a_part(self, server):
+        holder, waiter = voting(server, 2)
+        waiter.post("storea", p64(9), None, b"late", 2)
+        waiter.ask("ping")
+        holder.ask("tpc_abort", 1)
+        with pytest.raises(Failed, match="not not voted"):
+            waiter.wait_for(waiter.vote)
+        assert holder.commit(3, oids=(3,))  # The commit lock is free.
+
+    def test_vote_that_runs_fails_and_does_not_commit_a_part(self, server, monkeypatch):
+        monkeypatch.setattr("zeolite.storageserver.commit.MEMORY", 1000)
+        holder, waiter = voting(server, 1)[0], server.connect()
+        waiter.begin(2, oids=range(1, 9), data=b"x" * 500)
+        vote = waiter.call("vote", 2)
+        wait_until(lambda: server.served.commit_lock.waiting)
+        store, gate = server.storage.store, Gate()
+
+        def stop_once(*args):
+            server.storage.store = store
+            gate.stop_here()
+            return store(*args)
+
+        server.storage.store = stop_once
+        holder.ask("tpc_abort", 1)
+        gate.wait_until_reached()
+        waiter.post("storea", p64(9), None, b"late", 2)
+        waiter.ask("ping")
+        gate.open()
+        with pytest.raises(Failed):
+            waiter.wait_for(vote)
+        assert holder.commit(3, oids=(3,))

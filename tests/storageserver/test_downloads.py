@@ -98,6 +98,25 @@ class TestDownload:
         client.post("blobReceived", OID, tid, 5)  # Too late, and no harm.
         client.ask("ping")
 
+    def test_client_gives_up_before_it_has_begun(self, server, monkeypatch):
+        client = server.connect()
+        tid = commit(client, 1, self.BLOB)
+        gate, directory_of = Gate(), downloads.directory_of
+
+        def stopped(storage):
+            gate.stop_here()
+            return directory_of(storage)
+
+        monkeypatch.setattr(downloads, "directory_of", stopped)
+        download = client.call("sendBlob", OID, tid, 1)
+        gate.wait_until_reached()
+        client.post("blobReceived", OID, tid, 0)
+        client.ask("ping")
+        gate.open()
+        with pytest.raises(Failed, match="given up"):
+            client.wait_for(download)
+        assert server.session(client).windows == {}
+
     def test_same_blob_twice_at_a_time(self, server):
         client = server.connect()
         tid = commit(client, 1, self.BLOB)

@@ -8,10 +8,12 @@ the dispatcher matters, the test plays its part by itself.
 import threading
 
 import pytest
+from ZODB.POSException import StorageError
 from ZODB.utils import p64
 
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
+from tests.support.waiting import wait_until
 
 
 def invalidation(tid, *oids):
@@ -335,3 +337,58 @@ class TestCommitter:
         assert info[0] == "info"
         assert info[1]["length"] == 2
         assert reply[0] == "reply"
+
+
+class TestWhoHasJustCome:
+    def test_end_of_a_pack_is_not_told_before_the_answer(self, server):
+        """A client would take it for the answer, or for nonsense."""
+        add = server.served.add
+
+        def add_and_pack(session):
+            add(session)
+            server.served.packed()
+
+        server.served.add = add_and_pack
+        client = server.connect(register=False)
+        client.handshake()
+        client.ask("register", "1", False)
+        assert [message[0] for message in client.seen] == ["reply"]
+        client.ask("get_info")
+        server.served.packed()
+        client.ask("ping")
+        assert [m[0] for m in client.seen if m[0] != "reply"] == ["info"]
+
+    def test_commits_that_follow_at_once_are_kept_for_it(self, serve):
+        server = serve(invalidation_queue_size=1)
+        writer, log, tids = server.connect(), server.served.log, []
+        join = log.join
+
+        def join_before_commits():
+            log.join = join
+            found = join()
+            tids.extend(writer.commit(n, oids=(n,)) for n in (1, 2, 3))
+            return found
+
+        log.join = join_before_commits
+        client = server.connect()
+        client.ask("ping")
+        assert client.invalidations() == tids
+
+
+def test_change_that_waited_for_a_commit_which_failed(server):
+    """It is told although nobody says anything any more."""
+    writer, reader = server.connect(), server.connect(timeout=5)
+    writer.begin(1)
+    writer.ask("vote", 1)
+    reader.ask("ping")
+    gate = server.storage.gate("callback")
+    finish = writer.call("tpc_finish", 1)
+    gate.wait_until_reached()
+    tid = p64(2**62)
+    server.served.invalidate(tid, [p64(5)])
+    dispatcher = server.served.dispatcher
+    wait_until(lambda: not dispatcher._due)
+    gate.open(StorageError("no"))
+    with pytest.raises(Failed):
+        writer.wait_for(finish)
+    assert reader.read() == invalidation(tid, 5)

@@ -2,6 +2,7 @@
 
 from ZODB.utils import maxtid, p64
 
+from zeolite.storageserver import revisions as module
 from zeolite.storageserver.revisions import OVERHEAD, RECENT, Revisions
 
 ONE, TWO, THREE = p64(1), p64(2), p64(3)
@@ -70,3 +71,15 @@ def test_all_is_forgotten():
     revisions.keep(ONE, b"", TIDS[0], TIDS[2])
     assert not kept(revisions)
     assert revisions.mark == TIDS[3]
+
+
+def test_few_objects_of_recent_commits_are_remembered(monkeypatch):
+    monkeypatch.setattr(module, "RECENT_OIDS", 100, raising=False)
+    revisions = Revisions(TIDS[0], 20_000)
+    for number in range(1, 6):
+        revisions.changed(TIDS[number], [p64(n) for n in range(60)])
+        assert sum(len(oids) for _, oids in revisions._recent) <= 100
+    revisions.keep(ONE, b"x", TIDS[0], TIDS[3])  # Of what came since is not all known.
+    assert not kept(revisions)
+    revisions.keep(p64(99), b"x", TIDS[0], TIDS[4])
+    assert revisions.get(p64(99), maxtid)

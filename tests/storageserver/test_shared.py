@@ -7,6 +7,7 @@ asks for it, so that each test decides what a server knows.
 import threading
 
 import pytest
+from persistent.TimeStamp import TimeStamp
 from ZODB.utils import maxtid, p64, u64
 
 from tests.support.blocking import Gate
@@ -579,3 +580,26 @@ class TestTrouble:
 def test_client_conflict_resolution_is_refused(database, serve_it):
     with pytest.raises(ConfigurationError, match="client-conflict-resolution"):
         serve_it(client_conflict_resolution=True)
+
+
+def test_time_of_a_recovered_transaction_is_checked_without_the_committers_instance(
+    serve_it,
+):
+    """That belongs to who has the commit lock."""
+    server = serve_it()
+    voter, client = server.connect(), server.connect()
+    voter.begin(1, oids=(1,))
+    voter.ask("vote", 1)
+    polls = []
+    instance = server.served.committer._instance.storage
+    instance.poll_invalidations = lambda: polls.append(1)
+    late = TimeStamp(2100, 1, 1).raw()
+    client.post("tpc_begin", 1, b"", b"", {}, late, " ")
+    client.post("tpc_begin", 2, b"", b"", {}, None, " ")
+    client.post("restorea", p64(2), late, b"data", None, 2)
+    client.ask("ping")
+    assert polls == []
+    del instance.poll_invalidations
+    voter.ask("tpc_finish", 1)
+    with pytest.raises(Failed, match="more than a day ahead"):
+        client.ask("vote", 1)

@@ -11,8 +11,10 @@ import time
 
 import pytest
 
+from tests.support.blocking import Gate
 from tests.support.certificates import client_context, server_context
 from tests.support.tlspeer import Peer, as_client, as_server, soon, together
+from tests.support.waiting import wait_until
 from zeolite.wire.channel import PeerSilent
 from zeolite.wire.tls import TLSChannel
 from zeolite.wire.tlserrors import TLSFailed
@@ -225,3 +227,60 @@ class TestBothDirections:
         channel.offer(b"second")
         assert not channel.has_rest
         assert peer.read(12) == b"first second"
+
+    def test_a_message_has_left_although_receiving_gives_its_end_to_the_kernel(
+        self, channel_and_peer
+    ):
+        """Between two looks of its sender, when the kernel takes nothing more."""
+        channel, peer = channel_and_peer
+        send_now, gate = channel._send_now, Gate()
+        sends = iter([lambda data: (send_now(data[:10]), data[10:])[1]])
+
+        def full(data):
+            take = next(sends, None)
+            if take is not None:
+                return take(data)
+            if threading.current_thread() is receiver:
+                gate.stop_here()
+                return data
+            return send_now(data)
+
+        def let_receive():
+            receiver.start()
+            gate.wait_until_reached()
+
+        receiver = threading.Thread(target=lambda: channel._take(b""))
+        channel._send_now = full
+        channel._sending = LockWithHook(let_receive)
+        sender = threading.Thread(target=lambda: channel.send(b"message"))
+        # Both ways to go on are noticed: it waits, or it has returned.
+        wait, waits = channel._wait_until_taken, threading.Event()
+        channel._wait_until_taken = lambda: (waits.set(), wait())
+        sender.start()
+        wait_until(lambda: waits.is_set() or not sender.is_alive())
+        gate.open()
+        sender.join()
+        receiver.join()
+        assert not channel._unsent
+        assert peer.read(7) == b"message"
+
+
+class LockWithHook:
+    """A lock that calls a function when it was released for the first time."""
+
+    def __init__(self, hook):
+        self._lock, self._hook = threading.Lock(), hook
+
+    def acquire(self, blocking=True):
+        return self._lock.acquire(blocking)
+
+    def release(self):
+        self._lock.release()
+        hook, self._hook = self._hook, lambda: None
+        hook()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *args):
+        self.release()

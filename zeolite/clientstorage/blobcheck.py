@@ -20,7 +20,7 @@ _STEP = 1024 * 1024
 def try_lock(path, create=False):
     """Lock a file; return its descriptor, or None if somebody else has it locked.
 
-    The lock ends when the descriptor is closed.  Raises `FileNotFoundError` if
+    The lock ends with `unlock`.  Raises `FileNotFoundError` if
     there is no file and it is not to be created.
     """
     handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
@@ -33,6 +33,11 @@ def try_lock(path, create=False):
         os.close(handle)
         raise
     return handle
+
+
+def unlock(handle):
+    """Unlock an open file, for a child as well that was forked while it was locked."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def is_at(handle, path):
@@ -84,7 +89,10 @@ class SizeCheck:
             self._thread = threading.Thread(
                 target=self._run, name="zeolite-blob-check", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # There are too many threads: another time.
+                self._thread = None
 
     def close(self):
         """End the thread, if there is one."""
@@ -104,6 +112,8 @@ class SizeCheck:
             # As long as before, so that it needs no room on a disk that is full.
             file.seek(0)
             file.write(b"%020d" % total)
+            file.flush()
+            unlock(file.fileno())
         return total
 
     def _run(self):
@@ -135,6 +145,7 @@ class SizeCheck:
                 self._count(0, anew=True)
                 self._remove(self._size - self._share)
             finally:
+                unlock(lock)
                 os.close(lock)
             due = self._count(0) >= self._share
 
@@ -203,5 +214,6 @@ def _remove_unused(path):
     except FileNotFoundError:
         pass
     finally:
+        unlock(handle)
         os.close(handle)
     return True

@@ -12,7 +12,8 @@ processes on one machine:
     tmp/                        uncommitted files; locked by all storages that are open
 
 All locks are the kernel's (`flock`) and end with their process.  So whatever is
-not locked and not whole was left behind by a process that is gone.
+not locked and not whole was left behind by a process that is gone.  A child that was
+forked meanwhile shares them, so they are unlocked and not only closed.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from ZODB.utils import u64
 from ..errors import ConfigurationError, ProtocolError
 from ..files import write_all
 from . import blobsync
-from .blobcheck import Arriving, SizeCheck, is_at
+from .blobcheck import Arriving, SizeCheck, is_at, unlock
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +216,7 @@ class CacheDirectory(_Directory):
     def _leave(self):
         lock, self._lock = self._lock, None
         if lock is not None:
+            unlock(lock)
             os.close(lock)
 
     def take(self, path, oid):
@@ -278,6 +280,8 @@ class CacheDirectory(_Directory):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(partial)
                 raise
+            finally:
+                unlock(file.fileno())
 
     def _receive(self, file, receive):
         arriving = Arriving(self._check)

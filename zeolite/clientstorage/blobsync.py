@@ -21,7 +21,7 @@ import os
 import stat
 import threading
 
-from .blobcheck import files_in
+from .blobcheck import files_in, unlock
 from .cacheowner import known_boot_id
 
 logger = logging.getLogger(__name__)
@@ -54,15 +54,16 @@ def remove_doubtful(directory):
     path = os.path.join(directory, "synced.boot")
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if boot and file.read(100) == boot:
-            return
-        for entry in files_in(directory, ".blob"):
-            with contextlib.suppress(FileNotFoundError):
-                if entry.stat(follow_symlinks=False).st_mode & _MARK:
-                    os.unlink(entry.path)
-        file.seek(0)
-        file.truncate()
-        file.write(boot)
+        if not boot or file.read(100) != boot:
+            for entry in files_in(directory, ".blob"):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_mode & _MARK:
+                        os.unlink(entry.path)
+            file.seek(0)
+            file.truncate()
+            file.write(boot)
+            file.flush()
+        unlock(file.fileno())
 
 
 class DiskSync:

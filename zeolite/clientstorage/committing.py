@@ -296,8 +296,13 @@ class Committing(ConflictResolvingStorage):
             link = self._connection.link()
             id = next(self._transaction_ids)
             check_not_committed(link, id, state, transaction)
-        except Exception as why:  # Whatever it is, nobody knows.
-            raise CommitInDoubt(f"{error}; it may have been committed: {why}") from why
+        except Exception as why:
+            # Whatever it is, a server that is read-only by now for instance: it
+            # does not say that nothing was committed.
+            reason = str(why) or type(why).__name__
+            raise CommitInDoubt(
+                f"{error}; it may have been committed: {reason}"
+            ) from why
 
     def tpc_abort(self, transaction: Any) -> None:
         """Give a transaction up.  One that has not begun here is no error."""

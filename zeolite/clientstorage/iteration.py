@@ -5,6 +5,7 @@ in flight, so that a transaction costs three round trips however many records it
 has, and neither side holds more than a few of them.
 """
 
+import contextlib
 import itertools
 import weakref
 from collections import deque
@@ -131,9 +132,13 @@ def _behind(tid):
 
 def drop_iterators(link):
     """Return the call (bytes) that has the server forget dropped iterators."""
+    if not link.dropped_iterators:
+        return b""
     ids = []
-    while link.dropped_iterators:
-        ids.append(link.dropped_iterators.pop())
+    # Other threads may empty the list meanwhile.
+    with contextlib.suppress(IndexError):
+        while True:
+            ids.append(link.dropped_iterators.pop())
     return messages.encode_one_way("iterator_gc", (ids,)) if ids else b""
 
 

@@ -17,6 +17,7 @@ import ZODB.event
 from ZODB.blob import BlobFile
 from ZODB.POSException import Unsupported
 
+from ..errors import ClientDisconnected
 from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking, transfer
@@ -329,7 +330,7 @@ class ClientStorage(Reading, Committing):
         The file may be removed from a cache of limited size at any time: see
         `openCommittedBlobFile`.
         """
-        return self._blobs.load(oid, serial, self._download(oid, serial))
+        return self._blob(self._blobs.load, oid, serial)
 
     def openCommittedBlobFile(
         self, oid: bytes, serial: bytes, blob: Any = None
@@ -339,16 +340,24 @@ class ClientStorage(Reading, Committing):
         def opener(path):
             return open(path, "rb") if blob is None else BlobFile(path, "r", blob)
 
-        return self._blobs.open(oid, serial, self._download(oid, serial), opener)
+        return self._blob(self._blobs.open, oid, serial, opener)
 
-    def _download(self, oid, serial):
+    def _blob(self, find, oid, serial, *args):
+        """Call a method of the directory: anew if this has left the server meanwhile."""
         progress = self._progress("download", oid, None)
 
         def connect():
-            link = self._connection.link()
-            return lambda write: transfer.download(link, oid, serial, write, progress)
+            nonlocal link
+            link = used = self._connection.link()
+            return lambda write: transfer.download(used, oid, serial, write, progress)
 
-        return connect
+        while True:
+            link = None
+            try:
+                return find(oid, serial, connect, *args)
+            except ClientDisconnected:
+                if link is None or not link.is_retired:
+                    raise
 
     def _progress(self, kind, oid, total):
         if self._blob_progress is None:

@@ -66,6 +66,7 @@ def _server_status(session):
 
 
 def _get_info(session):
+    session.is_informed = True
     return session.served.info()
 
 
@@ -95,9 +96,23 @@ def _get_tid(session, oid):
     return get_tid(oid) if get_tid else load_current(session.storage, oid)[1]
 
 
-def _send_blob(session, oid, serial, room=None):
+def _send_blob(session, oid, serial, *rest):
+    *room, message_id = rest
     session.served.count(session, "blob_loads")
-    downloads.send(session, oid, serial, room)
+
+    def respond(answer):
+        session.respond(message_id, "send_blob", answer, may_wait=True)
+
+    # What the client says of it next may come before the thread begins.
+    window = downloads.open_window(session, oid, serial, *room)
+    args = session, oid, serial, window
+    try:
+        return session.served.in_helper(
+            session, "send_blob", respond, downloads.send, *args
+        )
+    except StorageError:
+        downloads.close_window(session, oid, serial, window)
+        raise
 
 
 def _blob_received(session, oid, serial, count):
@@ -241,7 +256,7 @@ METHODS = {
     "history": Method(_history, is_id, is_int, optional=1),
     # Our clients say how many chunks may be on their way, and when they have taken
     # some; with 0 they give up.
-    "sendBlob": Method(_send_blob, is_id, is_id, is_int, optional=1, helper=True),
+    "sendBlob": Method(_send_blob, is_id, is_id, is_int, optional=1, delayed=True),
     "blobReceived": Method(_blob_received, is_id, is_id, is_int),
     "record_iternext": Method(_record_iternext, is_id_or_none, optional=1),
     "undoLog": Method(_undo_log, is_int, is_int, helper=True),

@@ -207,6 +207,8 @@ class Transaction:
                 journal.cancel(self._entry)
             self._abort_in_storage()
             self._end()
+            # What came behind its place in the log may be told now.
+            self._served.dispatcher.wake()
             raise
         now = None
         try:
@@ -285,7 +287,7 @@ class Transaction:
         with self._lock:
             self._expect(State.WAITING)
             self._state = State.VOTING
-            doom = self._doom
+            doom = self._doom or self._error
         try:
             if doom is not None:
                 raise doom
@@ -296,7 +298,8 @@ class Transaction:
             self._end()
             raise
         with self._lock:
-            doom = self._doom
+            # What was to be stored is not whole if an error came too late for it.
+            doom = self._doom or self._error
             if doom is None:
                 self._state = State.RESOLVING if self._conflicts else State.VOTED
                 return changed

@@ -20,7 +20,7 @@ CHUNK = 120 * 1024
 class Window:
     """How many chunks of a download a client has room for.
 
-    A helper takes, the session's own thread grants and closes.
+    The session's own thread opens, grants and closes, a helper takes.
     """
 
     def __init__(self, room):
@@ -49,22 +49,33 @@ class _NoWindow:
         pass
 
 
-def send(session, oid, serial, room=None):
-    """Send a committed blob, chunk by chunk.  In a thread of its own.
+def open_window(session, oid, serial, room=None):
+    """Return the window of a download.  In the session's own thread.
 
-    `room` is how many chunks may be on their way, None for no limit.
+    `room` is how many chunks may be on their way, None for no limit.  Raises
+    `StorageError` if the blob is on its way already.
     """
-    directory_of(session.storage)
     if room is None:
-        _send(session, oid, serial, _NoWindow())
-        return
+        return _NoWindow()
     window = Window(max(room, 1))
     if session.windows.setdefault((oid, serial), window) is not window:
         raise StorageError("this blob is being sent already")
+    return window
+
+
+def close_window(session, oid, serial, window):
+    """The download has ended, or will not begin."""
+    if session.windows.get((oid, serial)) is window:
+        del session.windows[oid, serial]
+
+
+def send(session, oid, serial, window):
+    """Send a committed blob, chunk by chunk.  In a thread of its own."""
     try:
+        directory_of(session.storage)
         _send(session, oid, serial, window)
     finally:
-        del session.windows[oid, serial]
+        close_window(session, oid, serial, window)
 
 
 def _send(session, oid, serial, window):

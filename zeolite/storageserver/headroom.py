@@ -19,15 +19,17 @@ AHEAD = 24 * 3600
 _LARGE = 0x40
 
 
-def check_tid(storage, tid):
+def check_tid(last_tid, tid):
     """Raise `StorageError` if a recovered `tid` is of a time that is far off.
+
+    `last_tid` is that of the storage's last commit.
 
     Whatever is committed later gets later tids: the database would not know any more
     what it had when, and a pack to some days ago would remove nothing.
     """
     stamp, now = TimeStamp(tid), time.time()
     seconds = stamp.timeTime() - AHEAD
-    if seconds > now and seconds > TimeStamp(storage.lastTransaction()).timeTime():
+    if seconds > now and seconds > TimeStamp(last_tid).timeTime():
         raise StorageError(
             f"transaction {tid.hex()} is of {stamp} (UTC), and here it is "
             f"{TimeStamp(*time.gmtime(now)[:6])}; a server takes none that is more "

@@ -12,6 +12,9 @@ from collections import OrderedDict, deque
 #: How many commits are remembered for those who read while they came.
 RECENT = 1000
 
+#: And how many objects these may have changed together.
+RECENT_OIDS = 100_000
+
 #: What an entry takes besides its data (bytes), roughly.
 OVERHEAD = 300
 
@@ -28,6 +31,7 @@ class Revisions:
         self._size = 0
         self._kept = OrderedDict()  # oid -> (data, start tid); the last used is last.
         self._recent = deque()  # (tid, oids) of the last commits.
+        self._recent_oids = 0  # How many oids these have.
         self._since = tid  # All commits after this tid are among these.
         #: The last commit that was told of.  Read without lock.
         self.mark = tid
@@ -64,8 +68,10 @@ class Revisions:
             for oid in oids:
                 self._drop(oid)
             self._recent.append((tid, frozenset(oids)))
-            if len(self._recent) > RECENT:
-                self._since = self._recent.popleft()[0]
+            self._recent_oids += len(self._recent[-1][1])
+            while len(self._recent) > RECENT or self._recent_oids > RECENT_OIDS:
+                self._since, gone = self._recent.popleft()
+                self._recent_oids -= len(gone)
             self.mark = max(self.mark, tid)
 
     def forget(self, tid):
@@ -73,7 +79,7 @@ class Revisions:
         with self._lock:
             self._kept.clear()
             self._recent.clear()
-            self._size = 0
+            self._size = self._recent_oids = 0
             self.mark = self._since = max(self.mark, tid)
 
     def _drop(self, oid):

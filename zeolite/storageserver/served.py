@@ -286,7 +286,9 @@ class Served:
         """The storage was packed: tell all clients its new size."""
         frame = messages.encode_one_way("info", (self.size(),))
         for session in self.sessions():
-            session.delivery.send(frame)
+            # Others have not had the answer to their `register` yet, maybe.
+            if session.is_informed:
+                session.delivery.send(frame)
 
     def is_read_only(self):
         return self.options.read_only or bool(self.storage.isReadOnly())

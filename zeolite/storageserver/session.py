@@ -78,6 +78,8 @@ class Session:
         self.served = None
         self.storage = None
         self.read_only = None
+        #: Whether the client has asked about its storage, and so hears of changes.
+        self.is_informed = False
         #: By the numbers that the client gives them.  Changed by the own thread.
         self.transactions = {}
         #: The number of the last transaction that was one too many.
@@ -189,8 +191,9 @@ class Session:
         if self._options.monitor_address is not None:
             self.load_times = Histogram(LOAD_BOUNDS)
         self.served = served
-        tid = self.delivery.attach(served.log)
+        # First, so that the log is not trimmed before this one has read it.
         served.add(self)
+        tid = self.delivery.attach(served.log)
         self._since = time.monotonic()
         mode = "read-only" if read_only else "read-write"
         logger.info("client %s: registered for storage %s, %s", self, name, mode)

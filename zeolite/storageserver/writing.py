@@ -56,7 +56,7 @@ def tpc_begin(session, id, user, description, extension, tid=None, status=" "):
         if status not in _STATUSES:
             raise StorageError(f"{status!r} is no status of a transaction")
         if tid is not None:
-            check_tid(session.storage, tid)
+            check_tid(session.served.log.last_tid, tid)
     except Exception as e:
         metadata, error = None, e
     transaction = Transaction(session, metadata, tid, status)
@@ -69,19 +69,19 @@ def store(session, oid, serial, data, id):
     session.counts["stores"] += 1
     transaction = session.transaction(id)
     try:
-        _check(session.storage, oid, data)
+        _check(session, oid, data)
     except Exception as error:
         transaction.fail(error)
     transaction.stage("store", oid, serial, data)
 
 
-def _check(storage, oid, data, tid=None):
+def _check(session, oid, data, tid=None):
     """Raise `StorageError` for what would do harm once it is stored."""
     if data == b"":
         raise StorageError(_EMPTY)
-    check_oid(storage, oid)
+    check_oid(session.storage, oid)
     if tid is not None:
-        check_tid(storage, tid)
+        check_tid(session.served.log.last_tid, tid)
 
 
 def _transaction(session, id, needed):
@@ -96,7 +96,7 @@ def restore(session, oid, serial, data, prev_txn, id):
     session.counts["stores"] += 1
     transaction = _transaction(session, id, "restore")
     try:
-        _check(session.storage, oid, data, serial)
+        _check(session, oid, data, serial)
     except Exception as error:
         transaction.fail(error)
     transaction.stage("restore", oid, serial, data, prev_txn)
@@ -157,7 +157,7 @@ def _stage_blob(session, id, name, method, oid, *args):
         session.counts["stores"] += 1
         try:
             tid = args[0] if method == "restore_blob" else None
-            _check(session.storage, oid, args[1], tid)
+            _check(session, oid, args[1], tid)
             if name is not None:
                 path = blobs.shared_file(
                     session.storage, oid, name, transaction.expects_file

@@ -283,13 +283,19 @@ class TLSChannel(PlainChannel):
     def _flush(self):
         """Give the kernel what it takes of `_unsent`; return whether that is all."""
         with self._lock:
-            unsent, self._unsent = self._unsent, b""
-        return self._give(unsent)
-
-    def _give(self, unsent):
-        """Like `_flush`, for bytes that were taken out of `_unsent`."""
+            unsent = self._unsent
         rest = self._send_now(unsent)
-        self._sent += len(unsent) - len(rest)
+        taken = len(unsent) - len(rest)
+        self._sent += taken
+        # Not before: who sends looks there for what is still to be waited for.
+        with self._lock:
+            self._unsent = self._unsent[taken:]
+        return not rest
+
+    def _give(self, made):
+        """Like `_flush`, for bytes that come before those in `_unsent`."""
+        rest = self._send_now(made)
+        self._sent += len(made) - len(rest)
         if not rest:
             return True
         with self._lock:
