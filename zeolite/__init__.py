@@ -114,7 +114,7 @@ def server(
         The port (int) on `host`, 0 for any that is free; or the path (str) of a
         Unix socket.
     host
-        The host or address (str) to listen at.
+        The host or address (str) to listen at; "" is for all interfaces.
     ssl
         An `ssl.SSLContext` for the server's side of TLS.  Without it there is no
         encryption.

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import StorageError
 from ZODB.utils import maxtid, p64
 
 import zeolite
@@ -174,3 +175,19 @@ def test_server_that_allows_no_writing_any_more_cannot_tell(broken):
     gate.open()
     with pytest.raises(CommitInDoubt, match="ReadOnlyError"):
         commit.result()
+
+
+def test_vote_that_fails_while_it_is_looked_for_leaves_nothing_behind(broken):
+    case = broken()
+    gate = case.backing.gate("after tpc_finish")
+    commit = Background(case.commit)
+    gate.wait_until_reached()
+    (session,) = case.server._served["1"].sessions()
+    case.backing.fail("before tpc_vote", StorageError("no room"))
+    session.end("the test wants it")
+    gate.open()
+    with pytest.raises(CommitInDoubt, match="no room"):
+        commit.result()
+    case.storage.ping()
+    (session,) = case.server._served["1"].sessions()
+    assert session.transactions == {}

@@ -79,8 +79,10 @@ def check_not_committed(link, id, state, transaction):
 def _wait_for_its_end(ask, id):
     """Have the commit lock once: the server may still be about to commit."""
     begin = messages.encode_one_way("tpc_begin", (id, b"", b"", {}, None, " "))
-    ask("vote", id, before=begin)
-    ask("tpc_abort", id)
+    try:
+        ask("vote", id, before=begin)
+    finally:
+        ask("tpc_abort", id)
 
 
 def _wait_for_its_locks(ask, id, oids):
