@@ -12,7 +12,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import transaction
@@ -23,11 +22,11 @@ import ZODB.blob
 import zeolite
 from tests.support.certificates import Files, issue
 from tests.support.processes import (
-    PATIENCE,
     ServerProcess,
     free_port,
     running,
 )
+from tests.support.waiting import wait_until
 from zeolite.schemas import server_schema
 
 STORAGE = """
@@ -284,14 +283,10 @@ def _wait_for_address(server, log):
     pattern = r"serving .* at \S+:(\d+)$"
     if log is None:
         return server.wait_for(pattern)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if os.path.exists(log):
-            with open(log) as file:
-                if match := re.search(pattern, file.read(), re.MULTILINE):
-                    return match
-        time.sleep(0.01)
-    raise AssertionError(f"it does not serve: {server.lines}")
+    wait_until(lambda: os.path.exists(log))
+    return wait_until(
+        lambda: re.search(pattern, pathlib.Path(log).read_text(), re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("name", REFUSED)

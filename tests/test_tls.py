@@ -23,7 +23,7 @@ from tests.support.certificates import (
 )
 from tests.support.fakeserver import FIRST_TID, Script
 from tests.support.waiting import wait_until
-from zeolite.clientstorage import link
+from zeolite.clientstorage import handshake
 from zeolite.errors import ClientDisconnected, ConfigurationError
 from zeolite.storageserver.server import StorageServer
 
@@ -241,7 +241,7 @@ class TestRefusals:
 
 def test_server_that_speaks_late_finds_the_answer(stack, monkeypatch):
     """A client that waits for the first word answers early, in case of TLS."""
-    monkeypatch.setattr(link, "_FIRST_WORD", 0)
+    monkeypatch.setattr(handshake, "_FIRST_WORD", 0)
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     clients = []
     opening = threading.Thread(

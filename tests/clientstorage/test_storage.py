@@ -3,7 +3,6 @@
 import logging
 import socket
 import threading
-import time
 
 import pytest
 import transaction
@@ -17,7 +16,9 @@ from ZODB.utils import maxtid, p64
 
 from tests.support.fakeserver import FakeServer
 from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 from zeolite.clientstorage import connecting
+from zeolite.clientstorage.link import Link
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.clientstorage.transaction import GATHER, REMEMBER
 from zeolite.errors import ClientDisconnected, ProtocolError, ServerException
@@ -38,14 +39,22 @@ class TestLoading:
         for load in loads:
             assert load.result() == (b"data", p64(1), None)
 
-    def test_error_reaches_all_that_wait(self, connect):
+    def test_error_reaches_all_that_wait(self, connect, monkeypatch):
         storage, script = connect()
-        loads = [Background(storage.loadBefore, OID, p64(2)) for _ in range(2)]
-        while not script_saw(script, loads):
-            pass
-        for load in loads:
+        waiting, load = [], Link.load
+
+        def load_and_tell(*args):
+            waiting.append(load(*args))
+            return waiting[-1]
+
+        monkeypatch.setattr(Link, "load", load_and_tell)
+        callers = [Background(storage.loadBefore, OID, p64(2)) for _ in range(2)]
+        wait_until(lambda: len(waiting) == 2)
+        message_id, _ = script.expect("loadBefore")
+        script.fail(message_id, "ZODB.POSException.POSKeyError", (OID,))
+        for caller in callers:
             with pytest.raises(POSKeyError):
-                load.result()
+                caller.result()
 
     def test_prefetched_objects_are_asked_for_once(self, connect):
         storage, script = connect()
@@ -87,16 +96,6 @@ class TestLoading:
             match=r"the server failed with application\.OutOfPaper: tray 2",
         ):
             call.result()
-
-
-def script_saw(script, loads):
-    """Answer loads with an error until none waits any more."""
-    message_id, _ = script.expect("loadBefore")
-    time.sleep(0.05)  # The second may share the request, or make its own.
-    script.fail(message_id, "ZODB.POSException.POSKeyError", (OID,))
-    for load in loads:
-        load.join(0.2)
-    return not any(load.is_alive() for load in loads)
 
 
 class TestTransactions:

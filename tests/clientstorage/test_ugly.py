@@ -8,31 +8,8 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64, z64
 
 import zeolite
-from tests.support.fakeserver import FakeServer
+from tests.support.waiting import wait_until
 from zeolite.errors import ClientDisconnected, CommitInDoubt, ProtocolError
-
-
-@pytest.fixture
-def server():
-    server = FakeServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def connect(server):
-    storages = []
-
-    def connect():
-        accepting = server.accept_in_background()
-        storage = zeolite.client(server.address, disconnect_poll=0.01, wait_timeout=20)
-        storages.append(storage)
-        accepting.join()
-        return storage, accepting.script
-
-    yield connect
-    for storage in storages:
-        storage.close()
 
 
 def in_thread(function, *args):
@@ -66,7 +43,7 @@ def test_a_load_that_makes_no_sense_fails_and_is_not_cached(connect, found):
 
 
 @pytest.mark.parametrize("tid", [None, {}, b"short", 1])
-def test_a_commit_that_is_answered_with_no_tid_is_in_doubt(server, connect, tid):
+def test_a_commit_that_is_answered_with_no_tid_is_in_doubt(fake, connect, tid):
     storage, script = connect()
     transaction = TransactionMetaData()
 
@@ -83,7 +60,7 @@ def test_a_commit_that_is_answered_with_no_tid_is_in_doubt(server, connect, tid)
     thread.join()
     assert isinstance(raised[0], CommitInDoubt)
     # It connects again, and what it believes to be the last transaction is a tid.
-    script = server.accept()
+    script = fake.accept()
     raised, thread = in_thread(storage.ping)
     script.answer("ping", None)
     thread.join()
@@ -95,17 +72,18 @@ def test_a_commit_that_is_answered_with_no_tid_is_in_doubt(server, connect, tid)
     "info",
     [None, 5, [], {"interfaces": 5}, {"interfaces": None}],
 )
-def test_a_server_that_does_not_tell_of_its_storage_is_no_use(server, info, caplog):
+def test_a_server_that_does_not_tell_of_its_storage_is_no_use(fake, info, caplog):
     script = None
-    server.info = info
-    accepting = server.accept_in_background()
+    fake.info = info
+    accepting = fake.accept_in_background()
     storage = zeolite.client(
-        server.address, wait=False, wait_timeout=1, disconnect_poll=60
+        fake.address, wait=False, wait_timeout=0.1, disconnect_poll=60
     )
     try:
         accepting.join()
         script = accepting.script
         assert script.is_closed()
+        wait_until(lambda: caplog.records)  # The client knows why.
         with pytest.raises((ClientDisconnected, ProtocolError), match="does not tell"):
             storage.ping()
     finally:
@@ -114,27 +92,28 @@ def test_a_server_that_does_not_tell_of_its_storage_is_no_use(server, info, capl
 
 
 @pytest.mark.parametrize("pairs", [[5, ("a",), (1, 2, 3), ([], {})], [["os", "x"]]])
-def test_interfaces_that_make_no_sense_are_none(server, connect, pairs):
-    server.info = {**server.info, "interfaces": pairs}
+def test_interfaces_that_make_no_sense_are_none(fake, connect, pairs):
+    fake.info = {**fake.info, "interfaces": pairs}
     storage, _ = connect()
     assert not zeolite.interfaces.IClientCache.providedBy(storage)
 
 
 @pytest.mark.parametrize("error", [("builtins.KeyError", 0), ("a.b", ()), 5])
-def test_a_refusal_that_makes_no_sense_is_one_line(server, error, caplog):
+def test_a_refusal_that_makes_no_sense_is_one_line(fake, error, caplog):
     caplog.set_level(logging.WARNING)
 
     def refuse():
-        script = server.accept(register=False)
+        script = fake.accept(register=False)
         message_id, _ = script.expect("register")
         script.send(message_id, 2, ".reply", error)
         assert script.is_closed()
 
     _, thread = in_thread(refuse)
     storage = zeolite.client(
-        server.address, wait=False, wait_timeout=1, disconnect_poll=60
+        fake.address, wait=False, wait_timeout=0.1, disconnect_poll=60
     )
     thread.join()
+    wait_until(lambda: caplog.records)  # The client knows why.
     with pytest.raises(ClientDisconnected, match="answers 'register' with an error"):
         storage.ping()
     storage.close()

@@ -82,7 +82,7 @@ def in_all_pairings(suites, stock_is_slow=False):
             "client": client,
             "server": server,
         }
-        if ending and hasattr(suites, _LONG_RACE):
+        if ending and getattr(suites, _LONG_RACE, None):
             attributes[_LONG_RACE] = slow_race(suites)
         made = type(name + ending, (suites,), attributes)
         if ending and stock_is_slow:

@@ -99,6 +99,8 @@ class FileStorageSuites(
 class MappingStorageSuites(InMemory, Suites, OptionalGC):
     section = MAPPING_STORAGE
 
+    test_race_external_invalidate_vs_disconnect = slow_race(Suites)
+
 
 @mostly_slow
 class DemoStorageSuites(InMemory, Suites, ConflictResolution.ConflictResolvingStorage):
@@ -113,6 +115,7 @@ class ClientConflictResolutionSuites(
 ):
     """The server leaves conflicts to its clients."""
 
+    __test__ = False
     settings = {"client_conflict_resolution": "true"}  # noqa: RUF012
 
 

@@ -7,8 +7,8 @@ counterparts for that, which are served here.
 
 from zc.zlibstorage import ZlibStorage
 from ZODB.DemoStorage import DemoStorage
+from ZODB.tests import testDemoStorage  # Its test case by its own name would be run.
 from ZODB.tests.hexstorage import HexStorage
-from ZODB.tests.testDemoStorage import DemoStorageTests
 
 from .suite import (
     FILE_STORAGE,
@@ -53,7 +53,7 @@ class ZlibStorageOverClientSuites(WrapperSuites):
 
 
 @mostly_slow
-class DemoStorageOverClientSuites(ConformanceTest, DemoStorageTests):
+class DemoStorageOverClientSuites(ConformanceTest, testDemoStorage.DemoStorageTests):
     __test__ = False
     locals().update(WITHOUT_RACES)
 

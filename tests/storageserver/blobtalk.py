@@ -55,7 +55,7 @@ def oid_directory(storage, oid=OID):
 
 def upload(client, id, data=CHUNK, oid=OID, serial=z64):
     """Begin a transaction and send a blob, up to its vote."""
-    client.post("tpc_begin", id, b"", b"", {}, None, " ")
+    client.begin(id, oids=())
     send_blob(client, id, data, oid, serial)
 
 

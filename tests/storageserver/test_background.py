@@ -4,6 +4,7 @@ import contextlib
 import select
 import socket
 import threading
+import types
 
 import pytest
 from ZODB.Connection import TransactionMetaData
@@ -15,7 +16,7 @@ from tests.support.blocking import BlockingStorage
 from tests.support.bystander import BLOB_RECORD, works_before_and_after
 from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
-from zeolite.storageserver import calls, served
+from zeolite.storageserver import calls, helpers, served
 from zeolite.storageserver.delivery import MOST_LATER
 
 
@@ -66,6 +67,10 @@ class TestBackgroundCalls:
             client = server.connect(receive_buffer=4096)
             count = threading.active_count()
             session = server.session(client)
+            # The kernel would take a lot that has to be made first.
+            session._channel._socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+            )
             sender = threading.Thread(target=self.ask_often, args=(client, 1000))
             sender.start()
             # Three wait with a reply, and three behind them.
@@ -98,7 +103,7 @@ class TestBackgroundCalls:
         with works_before_and_after(server) as other:
             client = server.connect()
             for oid in (1, 2, 3):
-                other.post("tpc_begin", 9, b"", b"", {}, None, " ")
+                other.begin(9, oids=())
                 other.post("storeBlobStart")
                 other.post("storeBlobChunk", b"x" * 500_000)
                 other.post("storeBlobEnd", p64(oid), z64, BLOB_RECORD, 9)
@@ -119,20 +124,16 @@ class TestBackgroundCalls:
         server = serve(storage)
         with works_before_and_after(server):
             client = server.connect()
-            thread = server.served._thread
-
-            def none(role, target):
-                made = thread(role, target)
-                monkeypatch.setattr(made, "start", self.fail)
-                return made
-
             with monkeypatch.context() as patched:
-                patched.setattr(server.served, "_thread", none)
+                none = types.SimpleNamespace(Thread=Unstartable)
+                patched.setattr(helpers, "threading", none)
                 with pytest.raises(Failed, match="cannot have more threads"):
                     client.ask("undoLog", 0, 1)
             assert client.ask("undoLog", 0, 1) == [{"id": b"0"}]
 
-    def fail(self):
+
+class Unstartable(threading.Thread):
+    def start(self):
         raise RuntimeError("can't start new thread")
 
 

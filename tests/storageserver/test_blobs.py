@@ -39,7 +39,7 @@ class TestWithoutBlobs:
         refused(client, 1, "Unsupported", "this storage does not have blobs")
 
     def test_shared(self, client):
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobShared", OID, z64, RECORD, "a.tmp", 1)
         refused(client, 1, "Unsupported", "this storage does not have blobs")
 

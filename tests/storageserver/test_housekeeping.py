@@ -55,7 +55,7 @@ class TestIdleTransactions:
         storage = FileStorage(str(tmp_path / "fs"), blob_dir=str(tmp_path / "blobs"))
         server = serve(storage, idle_transaction_timeout=3600)
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         client.ask("ping")
         session = server.session(client)
@@ -72,7 +72,7 @@ class TestIdleTransactions:
         server = serve(storage, idle_transaction_timeout=3600)
         with works_before_and_after(server):
             client = server.connect()
-            client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+            client.begin(1, oids=())
             client.post("storeBlobStart")
             client.post("storeBlobChunk", b"x" * 1000)
             client.ask("ping")

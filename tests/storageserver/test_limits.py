@@ -120,7 +120,7 @@ class TestMessages:
     def test_records_and_chunks_are_not_small_messages(self, server):
         client = server.connect()
         data = b"x" * (2 * MOST_PLAIN)
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         # Neither of the two ways in which pickles write bytes, nor the packed one.
         for oid, message in (
             (1, (0, 1, "storea", (p64(1), z64, data, 1))),
@@ -160,7 +160,7 @@ class TestTransactions:
     def test_all_together_stay_in_little_memory(self, server):
         client = server.connect()
         for id in range(100):
-            client.post("tpc_begin", id, b"", b"", {}, None, " ")
+            client.begin(id, oids=())
             for oid in range(4):
                 client.post("storea", p64(oid), None, b"x" * 100_000, id)
         client.ask("ping")
@@ -204,7 +204,7 @@ class TestTransactions:
         server = serve(FileStorage(path, blob_dir=str(tmp_path / "blobs")))
         with works_before_and_after(server):
             client = server.connect()
-            client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+            client.begin(1, oids=())
             client.post(method, *args)
             refused(client, 1, "the record of an object is empty")
         server.server.stop()
@@ -256,7 +256,7 @@ class TestBlobs:
         return FileStorage(str(tmp_path / "fs"), blob_dir=str(tmp_path / "blobs"))
 
     def upload(self, client, id, *chunks):
-        client.post("tpc_begin", id, b"", b"", {}, None, " ")
+        client.begin(id, oids=())
         self.send(client, id, *chunks)
 
     def send(self, client, id, *chunks, oid=1):
@@ -271,7 +271,7 @@ class TestBlobs:
         server = serve(storage, max_transaction_size=10_000)
         with works_before_and_after(server):
             client = server.connect()
-            client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+            client.begin(1, oids=())
             client.post("storeBlobStart")
             for _ in range(11):
                 client.post("storeBlobChunk", b"x" * 1000)

@@ -4,6 +4,7 @@ Two servers share a database in memory.  Their polling happens only when somethi
 asks for it, so that each test decides what a server knows.
 """
 
+import contextlib
 import threading
 
 import pytest
@@ -376,18 +377,8 @@ class TestRevisionsThatAreKept:
         client.ask("ping")
         client.ask("loadBefore", p64(2), maxtid)  # Makes an instance.
         second = database.commit(1, b"new")
-        put, gate = server.served.log.put, Gate()
-
-        def put_later(entries):
-            gate.stop_here()
-            put(entries)
-
-        monkeypatch.setattr(server.served.log, "put", put_later)
-        ping = other.call("ping")
-        gate.wait_until_reached()
-        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"old"
-        gate.open()
-        other.wait_for(ping)
+        with self.stopped_poll(server, other, monkeypatch, is_in_log=False):
+            assert client.ask("loadBefore", p64(1), maxtid)[0] == b"old"
         client.ask("ping")
         assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
 
@@ -401,18 +392,28 @@ class TestRevisionsThatAreKept:
         client.ask("ping")
         client.ask("loadBefore", p64(1), maxtid)
         second = database.commit(1, b"new")
+        with self.stopped_poll(server, other, monkeypatch, is_in_log=True):
+            assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
+
+    @contextlib.contextmanager
+    def stopped_poll(self, server, other, monkeypatch, is_in_log):
+        """The `other` client's poll stops before or after what it puts into the log."""
         put, gate = server.served.log.put, Gate()
 
         def put_and_stop(entries):
-            put(entries)
+            if is_in_log:
+                put(entries)
             gate.stop_here()
+            if not is_in_log:
+                put(entries)
 
-        monkeypatch.setattr(server.served.log, "put", put_and_stop)
-        ping = other.call("ping")
-        gate.wait_until_reached()
-        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
-        gate.open()
-        other.wait_for(ping)
+        with monkeypatch.context() as patched:
+            patched.setattr(server.served.log, "put", put_and_stop)
+            ping = other.call("ping")
+            gate.wait_until_reached()
+            yield
+            gate.open()
+            other.wait_for(ping)
 
     @pytest.mark.parametrize("own", [True, False])
     def test_not_what_was_changed(self, database, serve_it, own):

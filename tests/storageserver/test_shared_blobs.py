@@ -27,7 +27,7 @@ def storage(tmp_path):
 
 class TestShared:
     def post(self, client, id, name, oid=OID):
-        client.post("tpc_begin", id, b"", b"", {}, None, " ")
+        client.begin(id, oids=())
         client.post("storeBlobShared", oid, z64, RECORD, name, id)
 
     @pytest.fixture
@@ -130,7 +130,7 @@ class TestExpected:
 
     def share(self, client, id, storage, data=CHUNK):
         """Have a name given and put the file there; return its path."""
-        client.post("tpc_begin", id, b"", b"", {}, None, " ")
+        client.begin(id, oids=())
         path = os.path.join(storage.fshelper.temp_dir, client.ask("shareBlob", id))
         with open(path, "xb") as file:
             file.write(data)
@@ -184,7 +184,7 @@ class TestExpected:
     def test_somebody_elses_is_not_there(self, server, storage):
         client, thief = server.connect(), server.connect()
         path = self.share(client, 1, storage)
-        thief.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        thief.begin(1, oids=())
         self.store(thief, 1, path)
         refused(thief, 1, "StorageError", "no file")
         assert os.path.exists(path)
@@ -202,7 +202,7 @@ class TestExpected:
 
     def test_transaction_that_has_failed(self, server, storage):
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storea", OID, z64, b"", 1)
         with pytest.raises(Failed, match="empty"):
             client.ask("shareBlob", 1)
@@ -212,6 +212,6 @@ class TestExpected:
 
     def test_each_has_its_own(self, server, storage):
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         names = {client.ask("shareBlob", 1) for _ in range(10)}
         assert len(names) == 10

@@ -43,7 +43,7 @@ class TestUpload:
         self, server, storage
     ):
         first, second = server.connect(), server.connect()
-        first.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        first.begin(1, oids=())
         first.post("storeBlobStart")
         first.post("storeBlobChunk", CHUNK)
         first.ask("ping")
@@ -74,7 +74,7 @@ class TestUpload:
 
     def test_empty_blob(self, server, storage):
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         client.post("storeBlobEnd", OID, z64, RECORD, 1)
         client.ask("vote", 1)
@@ -100,7 +100,7 @@ class TestUpload:
     @pytest.mark.parametrize("ended", [False, True])
     def test_disconnect_removes_the_file(self, server, storage, ended):
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         client.post("storeBlobChunk", CHUNK)
         if ended:
@@ -163,7 +163,7 @@ class TestUpload:
         [second] = uploads(storage)
         assert first != second
         client.post("storeBlobChunk", b"kept")
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobEnd", OID, z64, RECORD, 1)
         client.ask("vote", 1)
         tid = client.ask("tpc_finish", 1)
@@ -177,7 +177,7 @@ class TestUpload:
 
     def test_end_without_a_start(self, server):
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobChunk", CHUNK)
         client.post("storeBlobEnd", OID, z64, RECORD, 1)
         refused(client, 1, "StorageError", "no blob was uploaded")
@@ -200,7 +200,7 @@ class TestUpload:
 
     def test_several_blobs_of_one_transaction(self, server, storage):
         client = server.connect()
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         for number in range(1, 6):
             send_blob(client, 1, b"%d" % number, p64(number))
         client.ask("vote", 1)
@@ -245,7 +245,7 @@ class TestFullDisk:
     def test_while_receiving(self, server, storage, full, monkeypatch):
         client = server.connect()
         full(500)
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         client.post("storeBlobChunk", CHUNK)
         client.ask("ping")
@@ -283,7 +283,7 @@ class TestLargeChunks:
     @pytest.mark.parametrize("how", ["call", "one-way", "packed"])
     def test_arrive_as_they_were(self, client, storage, how):
         chunks = [os.urandom(size) for size in self.SIZES]
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         replies = []
         for chunk in chunks:
@@ -347,7 +347,7 @@ class TestSlowDisk:
         gate.open()
 
     def begin(self, client):
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         client.ask("storeBlobChunk", b"fast")
         return client.call("storeBlobChunk", b"slow")
@@ -423,7 +423,7 @@ class TestSlowDisk:
         def full(thread):
             raise RuntimeError("can't start new thread")
 
-        client.post("tpc_begin", 1, b"", b"", {}, None, " ")
+        client.begin(1, oids=())
         client.post("storeBlobStart")
         client.ask("ping")
         monkeypatch.setattr(threading.Thread, "start", full)

@@ -326,7 +326,7 @@ class World(contextlib.ExitStack):
         session = Session(
             channel, "the bad one", self._storages, self._options, every_line()
         )
-        session._frames = reader = Counted()
+        session._incoming._frames = reader = Counted()
         if rival:
             self._good.vote()
         name = threading.current_thread().name
@@ -353,7 +353,7 @@ class World(contextlib.ExitStack):
 
     def _check(self, session):
         """Raise unless all is as it was before the session."""
-        wait_until(lambda: not self._served._helpers, patience=_PATIENCE)
+        wait_until(lambda: not self._served.helpers.threads(), patience=_PATIENCE)
         self._exercise()
         assert not self.log.wrong, self.log.wrong
         assert not self._uncaught, self._uncaught

@@ -219,9 +219,10 @@ class Committing(ConflictResolvingStorage):
 
     def _send_blob(self, state, path, name, oid, *args):
         with open(path, "rb", buffering=0) as file:
-            progress = self._progress("upload", oid, os.fstat(file.fileno()).st_size)
+            size = os.fstat(file.fileno()).st_size
+            progress = self._progress("upload", oid, size)
             end = name, (oid, *args)
-            transfer.upload(state.link, file, state.take(), end, progress)
+            transfer.upload(state.link, file, size, state.take(), end, progress)
 
     # The two phases of a commit.
 

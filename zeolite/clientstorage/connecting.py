@@ -26,7 +26,8 @@ from ..wire.packed import is_id
 from ..wire.tls import TLSChannel
 from ..wire.tlserrors import TLSFailed
 from . import forking
-from .link import Link, deadline_in
+from .handshake import deadline_in
+from .link import Link
 
 #: Seconds that a server may take nothing of what is sent to it.
 STALL_TIMEOUT = 60

@@ -22,10 +22,10 @@ import time
 from ..errors import ClientDisconnected, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
-from ..wire.packed import is_id
 from . import addresses
 from .connecting import GREETING_TIMEOUT, Refused, Search
-from .link import deadline_in
+from .handshake import deadline_in
+from .hearing import hear
 
 logger = logging.getLogger(__name__)
 
@@ -42,25 +42,6 @@ def _reason(error):
         return getattr(error, "strerror", None) or str(error) or repr(error)
     except Exception:  # The server has made it, and of strange parts.
         return type(error).__name__
-
-
-def _is_invalidation(args):
-    return (
-        len(args) == 2
-        and is_id(args[0])
-        and type(args[1]) in (list, tuple)
-        and all(map(is_id, args[1]))
-    )
-
-
-#: What servers call when they send a blob, and how many arguments it has.
-_BLOB_CALLS = {"receiveBlobStart": 2, "receiveBlobChunk": 3, "receiveBlobStop": 2}
-
-
-def _is_blob_call(name, args):
-    return len(args) == _BLOB_CALLS.get(name) and all(
-        type(arg) is bytes for arg in args
-    )
 
 
 class Connection:
@@ -245,10 +226,10 @@ class Connection:
 
         def ask(name, *args):
             deadline = deadline_in(GREETING_TIMEOUT)
-            return link.ask(name, *args, deadline=deadline, take=hear)
+            return link.ask(name, *args, deadline=deadline, take=take)
 
-        def hear(message):
-            self._take(link, message, early)
+        def take(message):
+            hear(link, self._owner, message, early)
 
         if self._label:
             link.post(messages.encode_one_way("set_client_label", (self._label,)))
@@ -297,27 +278,7 @@ class Connection:
             except PeerSilent:
                 link.probe()
             else:
-                self._take(link, message)
-
-    def _take(self, link, message, early=None):
-        message_id, flag, name, args = message
-        if name == messages.REPLY:
-            link.reply(message_id, flag, args)
-        elif name == "invalidateTransaction" and _is_invalidation(args):
-            if early is None:
-                self._owner.invalidated(*args)
-            else:
-                early.append(args)
-        elif name == "info" and len(args) == 1 and type(args[0]) is dict:
-            if early is None:
-                self._owner.informed(*args)
-        elif _is_blob_call(name, args):
-            # One that nobody waits for any more is ignored.
-            download = link.downloads.get(args[:2])
-            if download is not None:
-                download.receive(name, args[-1])
-        else:
-            raise ProtocolError(f"the server's call of {name[:50]!a} makes no sense")
+                hear(link, self._owner, message)
 
     def _failed(self, address, error):
         if not isinstance(error, _EXPECTED):

@@ -1,4 +1,4 @@
-"""One connection to a server, from the handshake until it is lost.
+"""One connection to a server, from the handshake (see there) until it is lost.
 
 Any thread calls; the reader thread receives.  A call is entered before it is
 sent, and leaves the table with its reply or when the connection is lost,
@@ -9,32 +9,21 @@ import collections
 import functools
 import itertools
 import threading
-import time
 
 from ZODB.POSException import ReadOnlyError
 
 from ..errors import ClientDisconnected, ForkedStorageError, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
-from ..wire.frames import DEFAULT_LIMIT, FrameReader, frame
-from ..wire.tlserrors import TLSFailed
+from ..wire.frames import DEFAULT_LIMIT, FrameReader
 from . import forking
 from .call import Call
-from .strangers import refusal
+from .handshake import agree, receive
 from .transfer import Uploads
 
 #: How often a server may let a sign of life be missing while it has something to
 #: do that may take it long: anything else than loads.
 SLOW_CALLS = 10
-
-#: The most bytes of the first frame, which says what the server speaks.
-_OFFER = 64
-
-#: Seconds that a server has to say something first, before it is told something.
-_FIRST_WORD = 0.5
-
-#: How a server begins that cannot do with what it was told because it wants TLS.
-_ALERT = b"\x15\x03"
 
 #: Bytes that it is not worth to copy for sending them together with others.
 _LARGE = 32 * 1024
@@ -216,63 +205,9 @@ class Link:
     # The reader thread.
 
     def handshake(self, deadline):
-        """Agree on the protocol with the server, until `deadline`.
-
-        Raises `ProtocolError` if it speaks another one, `TLSFailed` if they cannot
-        agree on encryption, and `ConnectionLost`.
-        """
+        """Agree on the protocol with the server, as `handshake.agree` does."""
         self._channel.handshake(deadline)
-        try:
-            first, is_answered = self._first_word(deadline)
-            offered = self._offer(first, deadline)
-        except PeerSilent:
-            raise ConnectionLost(
-                "it accepts connections but does not say what it speaks; is it a "
-                "ZEO or Zeolite server, and not overloaded?"
-            ) from None
-        if offered.startswith(_ALERT):
-            raise TLSFailed(
-                "a server that wants TLS answers there; connect with ssl (a command with --ssl), or look at "
-                "the port"
-            )
-        if offered != messages.PROTOCOL:
-            raise ProtocolError(refusal(offered))
-        if not is_answered:
-            self._send(frame(messages.PROTOCOL))
-
-    def _first_word(self, deadline):
-        """Return what the server says first, and whether it was answered before.
-
-        One that wants TLS waits for us.  So one that says nothing gets its answer
-        early: that one complains, and any other finds it when it needs it.
-        """
-        why = "perhaps it does not accept this client's certificate"
-        if not self._channel.is_encrypted:
-            why = "perhaps it wants TLS"
-            try:
-                return self._receive(min(deadline, deadline_in(_FIRST_WORD))), False
-            except PeerSilent:
-                self._send(frame(messages.PROTOCOL))
-        try:
-            return self._receive(deadline), not self._channel.is_encrypted
-        except (PeerSilent, TLSFailed):
-            raise
-        except ConnectionLost as error:
-            raise ConnectionLost(f"{error}, without a word; {why}") from None
-
-    def _offer(self, seen, deadline):
-        """Return what the server says first, not more than a line of it."""
-        self._frames.limit = _OFFER
-        self._frames.feed(seen)
-        try:
-            while (offered := self._frames.next()) is None:
-                received = self._receive(deadline)
-                seen += received
-                self._frames.feed(received)
-        except ProtocolError:
-            return seen  # It is no frame.
-        self._frames.limit = DEFAULT_LIMIT
-        return offered
+        agree(self._channel, self._frames, self._send, deadline)
 
     def ask(self, name, *args, deadline, take=None):
         """Make a call, wait for the reply, until `deadline`; return the result.
@@ -381,13 +316,7 @@ class Link:
             data = self._frames.next()
             if data is not None:
                 return data
-            self._frames.feed(self._receive(deadline))
-
-    def _receive(self, deadline):
-        received = self._channel.receive(deadline)
-        if not received:
-            raise ConnectionLost("the server closed the connection")
-        return received
+            self._frames.feed(receive(self._channel, deadline))
 
 
 def _drain(pieces):
@@ -398,8 +327,3 @@ def _drain(pieces):
         if len(data[-1]) > _LARGE:
             break
     return data[0] if len(data) == 1 else b"".join(data)
-
-
-def deadline_in(seconds):
-    """Return the `time.monotonic` of so many seconds from now."""
-    return time.monotonic() + seconds

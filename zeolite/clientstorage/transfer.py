@@ -9,7 +9,6 @@ it; the reader thread only hands the chunks over.
 
 import collections
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -107,16 +106,16 @@ def _now(result):
     return time.monotonic()
 
 
-def upload(link, file, before, end, progress):
+def upload(link, file, size, before, end, progress):
     """Send a file's contents: `before` (bytes), the chunks, and the one-way call
     `end`, a name and its arguments.
 
-    `file` has no buffer.  `progress(bytes so far)` is called after each chunk.
+    `file` has `size` bytes and no buffer.  `progress(bytes so far)` is called after
+    each chunk.
     """
     uploads = link.uploads
     with uploads.lock:
         uploads.begin(link, before + messages.encode_one_way("storeBlobStart", ()))
-        size = os.fstat(file.fileno()).st_size
         done, chunks, chunk, most = 0, 0, None, min(size, MOST_PIECES * PIECE)
         try:
             while done < size:

@@ -205,7 +205,7 @@ def _pack(session, when, wait, *rest):
         elif answer is not None:
             session.log_failure("pack", answer)
 
-    session.served.in_helper(session, "pack", respond, pack)
+    session.served.helpers.run(session, "pack", respond, pack)
     return DELAYED if wait else None
 
 

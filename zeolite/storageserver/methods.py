@@ -58,7 +58,7 @@ class Method:
             def respond(answer):
                 session.respond(message_id, name, answer, may_wait=True)
 
-            return session.served.in_helper(
+            return session.served.helpers.run(
                 session, name, respond, self._function, session, *args
             )
         return self._function(session, *args)

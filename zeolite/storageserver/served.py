@@ -8,16 +8,16 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import ConflictError, POSKeyError, StorageError
+from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.serialize import referencesf
 from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire import messages
 from .attendance import Attendance
 from .blobs import remove_abandoned
-from .commit import DELAYED
 from .commitlock import CommitLock
 from .delivery import Dispatcher
+from .helpers import Helpers
 from .invalidation import InvalidationLog
 from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
@@ -53,9 +53,9 @@ REACHABLE = (
 class Served:
     """A storage with its commit lock, invalidation log and statistics.
 
-    Sessions come and go in threads of their own.  The lock guards the helpers.  To
-    the storage this is the wrapper that it tells of changes which it makes by itself,
-    such as those that a client storage hears of.
+    Sessions come and go in threads of their own.  To the storage this is the wrapper
+    that it tells of changes which it makes by itself, such as those that a client
+    storage hears of.
     """
 
     def __init__(self, name, storage, options=None):
@@ -83,8 +83,7 @@ class Served:
         #: writes it.
         self.commit_times = Histogram(COMMIT_BOUNDS)
         self._probe = threading.Lock()  # Held by who looks whether it can be read.
-        self._lock = threading.Lock()
-        self._helpers = set()
+        self.helpers = Helpers(name, self.options.max_background_calls)
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
             self._watchdog = self._thread("watchdog", self._watch)
@@ -140,8 +139,7 @@ class Served:
         self.commit_lock.close()
         self._stop_listening(deadline and max(0, deadline - time.monotonic()))
         self.dispatcher.close()
-        with self._lock:
-            helpers = list(self._helpers)
+        helpers = self.helpers.threads()
         if deadline is not None:
             # Another storage may have used up the time.
             deadline = max(deadline, time.monotonic() + LEAST_PATIENCE)
@@ -158,55 +156,6 @@ class Served:
 
     def _leave_open(self, why):
         logger.warning("storage %s: not closed: %s", self.name, why)
-
-    def in_helper(self, session, name, respond, function, *args):
-        """Call a function in a thread of its own; `respond` gets result or error.
-
-        Returns `DELAYED`.  Raises `StorageError` if the session has as many helpers
-        as it may.
-        """
-
-        def run():
-            try:
-                answer = function(*args)
-            except Exception as error:
-                answer = error
-            # Who has the reply may call again at once, but only so many replies may
-            # wait until they are taken.
-            with self._lock:
-                is_over = session.background_replies < most
-                if is_over:
-                    session.background_calls -= 1
-                    session.background_replies += 1
-            try:
-                respond(answer)
-            finally:
-                forget(is_over)
-
-        def forget(is_over=False):
-            with self._lock:
-                if is_over:
-                    session.background_replies -= 1
-                else:
-                    session.background_calls -= 1
-                self._helpers.discard(helper)
-
-        helper = self._thread(name, run)
-        most = self.options.max_background_calls
-        with self._lock:
-            if session.background_calls >= most:
-                raise StorageError(
-                    f"more than {most} calls at once that take long, which is "
-                    "max-background-calls in the server's configuration"
-                )
-            session.background_calls += 1
-            self._helpers.add(helper)
-        try:
-            helper.start()
-        except RuntimeError as error:
-            forget()
-            raise StorageError("the server cannot have more threads") from error
-        return DELAYED
 
     def release(self, transaction, now=None):
         """Take the commit lock back from a transaction, at `now` if that is known."""

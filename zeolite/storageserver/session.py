@@ -21,26 +21,22 @@ from ZODB.POSException import POSError, ReadOnlyError, StorageTransactionError
 from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent
-from ..wire.chunks import begins_chunk
-from ..wire.frames import STRANGER_LIMIT, FrameReader, frame
+from ..wire.frames import frame
 from ..wire.tlserrors import TLSFailed
 from .calls import METHODS
 from .commit import DELAYED
 from .delivery import Delivery
+from .incoming import Incoming
 from .invalidation import FellBehind
 from .iterators import Iterators
 from .measures import LOAD_BOUNDS, OWN, Histogram
 from .reports import report_slow_call
-from .unfinished import Unfinished
 
 logger = logging.getLogger(__name__)
 
 
 #: What the log says of a client that leaves.
 _SUMMARY = "loads", "stores", "commits", "aborts"
-
-#: How a client begins that speaks TLS.  As the size of a frame it is too large.
-_TLS = b"\x16\x03"
 
 #: One load in 16 is timed, each client's first included: the clock is slow for what
 #: takes 10 microseconds.
@@ -66,15 +62,12 @@ class Session:
         self._address = address
         self._storages = storages
         self._options = options
-        self._frames = FrameReader(options.max_register_size, self._find_buffer)
-        self._unfinished = unfinished or Unfinished(0)
-        self._has_unfinished = False  # There is more than a stranger may send.
         self.log = log
         self._label = None
         self._reason = None
         self._stopping = False
-        self._deadline = time.monotonic() + options.handshake_timeout
         self.delivery = Delivery(channel, self._delivery_failed)
+        self._incoming = Incoming(self, channel, options, unfinished)
         self.served = None
         self.storage = None
         self.read_only = None
@@ -89,7 +82,7 @@ class Session:
         self.upload = None
         #: (oid, serial) -> the `Window` of that blob's download.
         self.windows = {}
-        #: How many helpers execute calls and send replies.  For `Served`, which
+        #: How many helpers execute calls and send replies.  For `Helpers`, which
         #: guards them.
         self.background_calls = self.background_replies = 0
         #: Written as `measures.OWN` says.
@@ -186,8 +179,7 @@ class Session:
         served.poll(is_new=True)
         self.storage = served.instance(self.delivery)
         self.iterators = Iterators(self.storage, self._options.max_iterators)
-        self._frames.limit = self._options.max_message_size
-        self._deadline = None
+        self._incoming.registered()
         if self._options.monitor_address is not None:
             self.load_times = Histogram(LOAD_BOUNDS)
         self.served = served
@@ -256,9 +248,9 @@ class Session:
             self._leave()
 
     def _handshake(self):
-        self._channel.handshake(self._deadline)
+        self._channel.handshake(self._incoming.deadline)
         self._channel.send(frame(messages.PROTOCOL))
-        answer = self._first_frame()
+        answer = self._incoming.first()
         if answer == messages.PROTOCOL:
             return True
         if answer == messages.MONITOR:
@@ -271,8 +263,9 @@ class Session:
         return False
 
     def _serve(self):
+        incoming = self._incoming
         while not self._stopping:
-            data = self._next_frame()
+            data = incoming.next()
             if data is None:
                 return
             load = messages.decode_load(data)
@@ -281,60 +274,6 @@ class Session:
             else:
                 self._handle(*messages.decode_call(data))
         self.delivery.flush()
-
-    def _first_frame(self):
-        received = self._channel.receive(self._deadline)
-        if received[:2] == _TLS:
-            raise ProtocolError(
-                "it speaks TLS, and this server does not; configure the server with "
-                "an ssl section, or the client without"
-            )
-        self._frames.feed(received)
-        return self._next_frame() if received else None
-
-    def _next_frame(self):
-        """Return the next frame, None at the end of the stream."""
-        while True:
-            data = self._frames.next()
-            if data is not None:
-                return data
-            self.delivery.rest()
-            if self._frames.is_partial:
-                received = self._receive_more()
-            else:
-                if self._has_unfinished:
-                    self._tell_unfinished(0)
-                received = self._channel.receive(self._deadline)
-                self._frames.feed(received)
-            self.delivery.wake()
-            if not received:
-                return None
-
-    def _receive_more(self):
-        """Receive a part of a message that has begun; return it or its size."""
-        self._tell_unfinished(self._frames.arrived)
-        timeout = self._options.client_timeout
-        room = self._frames.room
-        if room is None or self._channel.is_encrypted:
-            deadline = self._deadline or time.monotonic() + timeout
-            received = self._channel.receive(deadline)
-            self._frames.feed(received)
-        else:
-            received = self._channel.receive_into(room, timeout)
-            self._frames.filled(received)
-        return received
-
-    def _find_buffer(self, beginning, size):
-        """Return where a large message is to be received, if that is a chunk."""
-        upload = self.upload
-        if upload is None or not begins_chunk(beginning):
-            return None
-        return upload.buffer(size)
-
-    def _tell_unfinished(self, size):
-        if size > STRANGER_LIMIT or self._has_unfinished:
-            self._has_unfinished = size > 0
-            self._unfinished.update(self, size)
 
     def _load(self, message_id, oid, tid):
         # What `_handle` would do, for the one call that has to be fast.
@@ -428,7 +367,7 @@ class Session:
         except Exception:
             logger.exception("client %s: an error while it left", self)
         finally:
-            self._tell_unfinished(0)
+            self._incoming.close()
             if self.served is not None:
                 self.served.discard(self)
             self._channel.close()
