@@ -107,7 +107,7 @@ def _send_blob(session, oid, serial, *rest):
     window = downloads.open_window(session, oid, serial, *room)
     args = session, oid, serial, window
     try:
-        return session.served.in_helper(
+        return session.served.helpers.run(
             session, "send_blob", respond, downloads.send, *args
         )
     except StorageError:
