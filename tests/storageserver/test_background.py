@@ -67,10 +67,6 @@ class TestBackgroundCalls:
             client = server.connect(receive_buffer=4096)
             count = threading.active_count()
             session = server.session(client)
-            # The kernel would take a lot that has to be made first.
-            session._channel._socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
-            )
             sender = threading.Thread(target=self.ask_often, args=(client, 1000))
             sender.start()
             # Three wait with a reply, and three behind them.
