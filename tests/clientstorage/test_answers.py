@@ -208,6 +208,7 @@ class TestCommitting:
         script = fake.accept()
         script.expect("tpc_begin")
         script.fail(script.expect("vote")[0], error, ())
+        script.answer("tpc_abort", None)
         # A conflict would be tried again, and maybe done twice.
         with pytest.raises(CommitInDoubt, match="it may have been committed"):
             finish.result()
