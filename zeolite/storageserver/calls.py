@@ -84,7 +84,7 @@ def _get_invalidations(session, tid):
 
 
 def _load_before(session, oid, tid):
-    return session.load(session.storage.loadBefore, oid, tid)
+    return session.load(session.load_before, oid, tid)
 
 
 def _load_serial(session, oid, serial):

@@ -196,6 +196,7 @@ class Transaction:
             self._expect(State.VOTED)
             self._state = State.FINISHING
         journal = self._served.journal
+        journal.finishing(self._oids)
         try:
             tid = self._storage.tpc_finish(self._metadata, self._reserve)
             if self._entry is None:
@@ -203,9 +204,8 @@ class Transaction:
                 self._reserve(tid or self._storage.lastTransaction())
         except BaseException as error:
             self._why = f"{type(error).__name__}: {error}"
-            if self._entry is not None:
-                journal.cancel(self._entry)
             self._abort_in_storage()
+            journal.cancel(self._entry)
             self._end()
             # What came behind its place in the log may be told now.
             self._served.dispatcher.wake()

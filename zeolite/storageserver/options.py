@@ -26,12 +26,12 @@ class ServerOptions:
     #: instances of the application's classes.
     client_conflict_resolution: bool = False
 
+    #: How many bytes of what clients read of a storage are kept in memory; 0 for none.
+    storage_cache_size: int = 32 * 1024 * 1024
+
     #: How many instances of a storage in a database may be in use at once by what
     #: reads; each has a connection to the database.  For no other storages.
     storage_instances: int = 16
-
-    #: How many bytes of such a storage's objects are kept in memory; 0 for none.
-    storage_cache_size: int = 32 * 1024 * 1024
 
     #: Seconds from asking such a database for others' commits to asking again.
     poll_interval: float = 0.5

@@ -99,10 +99,9 @@ class Feed:
             if self._error is not None:
                 raise PollFailed(describe(self._error)) from self._error
 
-    # What commits do: the methods of `InvalidationLog` of the same names, and before
-    # them `finishing`.  One commit at a time.
+    # What commits do: the methods of `Journal` of the same names.  One commit at a time.
 
-    def finishing(self):
+    def finishing(self, oids):
         """A commit is about to be visible; `publish` or `cancel` follows."""
         with self._condition:
             self._is_finishing = True

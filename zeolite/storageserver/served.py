@@ -19,9 +19,11 @@ from .commitlock import CommitLock
 from .delivery import Dispatcher
 from .helpers import Helpers
 from .invalidation import InvalidationLog
+from .journal import Journal
 from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
 from .reports import LockReports
+from .revisions import Revisions
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,10 @@ class Served:
         self.reports = LockReports(name, self.commit_lock, self.options)
         tid = self._last_transaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
+        #: What was read from the storage by clients, and is current.
+        self.revisions = Revisions(tid, self._cache_size())
         #: Where commits reserve and publish their places in the log.
-        self.journal = self.log
+        self.journal = Journal(self.log, self.revisions)
         self.dispatcher = Dispatcher(self.log, name)
         # Whether the storage has said that it knows nothing, and not since when.
         self._is_unknown = False
@@ -97,6 +101,12 @@ class Served:
         return threading.Thread(
             target=target, name=f"zeolite-{role}-{self.name}", daemon=True
         )
+
+    def _cache_size(self):
+        """Return how many bytes of revisions are to be kept in memory."""
+        # The client of another server has a cache of its own.
+        is_client = hasattr(self.storage, "getInvalidations")
+        return 0 if is_client else self.options.storage_cache_size
 
     def start(self):
         """Begin: the storage may tell of changes from now on."""
@@ -168,6 +178,12 @@ class Served:
         """Return the storage object for the session whose delivery this is."""
         return self.storage
 
+    def loader(self, storage):
+        """Return what a session that has the object `storage` loads with."""
+        if not self._cache_size():
+            return storage.loadBefore
+        return self.revisions.reading(storage.loadBefore)
+
     def poll(self, is_new=False):
         """See to it that all that is committed by now is in the log: it is."""
 
@@ -233,6 +249,8 @@ class Served:
 
     def packed(self):
         """The storage was packed: tell all clients its new size."""
+        # Not all objects are there that were.
+        self.revisions.forget()
         frame = messages.encode_one_way("info", (self.size(),))
         for session in self.sessions():
             # Others have not had the answer to their `register` yet, maybe.
@@ -319,12 +337,15 @@ class Served:
     # What the storage says (ZODB.interfaces.IStorageWrapper).
 
     def invalidate(self, tid, oids):
+        oids = list(oids)
         if self._is_unknown and not oids:
             # Nobody is to hear "nothing changed up to `tid`", who has only just
             # come and believes that what it has is right.
+            self.revisions.forget()
             self.log.restart(tid, is_known=False)
         else:
-            self.log.add(tid, list(oids))
+            self.revisions.changed(tid, oids)
+            self.log.add(tid, oids)
         self._is_unknown = False
         self.dispatcher.wake()
 
@@ -334,6 +355,7 @@ class Served:
             "storage %s: unknown changes, all clients have to reconnect", self.name
         )
         self._is_unknown = True
+        self.revisions.forget()
         self.log.restart(self.storage.lastTransaction(), is_known=False)
         self.dispatcher.wake()
 

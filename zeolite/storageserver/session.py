@@ -70,6 +70,8 @@ class Session:
         self._incoming = Incoming(self, channel, options, unfinished)
         self.served = None
         self.storage = None
+        #: Its `loadBefore`, with the server's cache.
+        self.load_before = None
         self.read_only = None
         #: Whether the client has asked about its storage, and so hears of changes.
         self.is_informed = False
@@ -178,6 +180,7 @@ class Session:
         self.read_only = bool(read_only)
         served.poll(is_new=True)
         self.storage = served.instance(self.delivery)
+        self.load_before = served.loader(self.storage)
         self.iterators = Iterators(self.storage, self._options.max_iterators)
         self._incoming.registered()
         if self._options.monitor_address is not None:
@@ -284,7 +287,7 @@ class Session:
         start = perf_counter()
         try:
             self.counts["loads"] += 1
-            found = self.storage.loadBefore(oid, tid)
+            found = self.load_before(oid, tid)
             answer = messages.encode_loaded(message_id, found)
         except Exception as error:
             self.log_failure("loadBefore", error)

@@ -82,10 +82,11 @@ class SessionStorage:
             return (*found, None)
 
         def load(instance):
-            mark = self._served.revisions.mark
+            revisions = self._served.revisions
+            mark, age = revisions.mark, revisions.age
             found = self._load_before(instance.storage, oid, tid)
             if found is not None and found[2] is None and instance.seen >= mark:
-                self._served.revisions.keep(oid, *found[:2], mark)
+                revisions.keep(oid, *found[:2], mark, age)
             return found
 
         return self._served.instances.borrow(self._delivery.tid, load)
@@ -201,12 +202,9 @@ class Committer:
         the commit, the client has to find out, and that it does when it has lost
         its connection.
         """
-        feed = self._served.feed
-        feed.finishing()
         try:
             return self._instance.storage.tpc_finish(metadata)
         except BaseException as error:
-            feed.cancel()
             self._is_good = False
             log = logger.warning if comes_of_trouble(error) else logger.exception
             log(

@@ -24,7 +24,6 @@ from .blobs import remove_abandoned
 from .changes import find_changes
 from .instances import Instances
 from .polling import Feed, PollFailed
-from .revisions import Revisions
 from .served import REACHABLE, Served
 from .sessionstorage import Committer, Iteration, SessionStorage, too_many
 from .storageerrors import translated
@@ -61,8 +60,6 @@ class SharedServed(Served):
         #: How to ask it what was committed.
         self.changes = find_changes(storage)
         self.instances = Instances(storage, self.log, options.storage_instances)
-        #: What was read from it by clients, and is current.
-        self.revisions = Revisions(self.log.last_tid, options.storage_cache_size)
         self.committer = Committer(self)
         self.feed = self.journal = Feed(
             name,
@@ -110,6 +107,9 @@ class SharedServed(Served):
     def instance(self, delivery):
         return SessionStorage(self, delivery)
 
+    def loader(self, storage):
+        return storage.loadBefore
+
     def poll(self, is_new=False):
         """See to it that all that is committed by now is in the log.
 
@@ -122,10 +122,6 @@ class SharedServed(Served):
             reason = f"the server's database cannot be used now: {error}; try again"
             kind = ClientDisconnected if is_new else ReadConflictError
             raise kind(reason) from error
-
-    def packed(self):
-        self.revisions.forget(self.log.last_tid)
-        super().packed()
 
     def info(self):
         info = super().info()

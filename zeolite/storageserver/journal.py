@@ -1,0 +1,41 @@
+"""Where the commits of a storage are entered that only its server writes to.
+
+Their places are in the invalidation log.  What was kept of the storage's revisions is
+told of each commit twice: before it can be read, and before any client hears of it.
+"""
+
+
+class Journal:
+    """Where commits reserve and publish, one at a time, with the commit lock held.
+
+    `log` is the storage's `InvalidationLog`, `revisions` has what was read from it.
+    """
+
+    def __init__(self, log, revisions):
+        self._log = log
+        self._revisions = revisions
+
+    def finishing(self, oids):
+        """A commit that changes these objects is about to be readable.
+
+        `publish` or `cancel` follows.
+        """
+        self._revisions.changing(oids)
+
+    def reserve(self, tid, oids, origin=None):
+        """Return the entry for that commit, in its place in the log."""
+        return self._log.reserve(tid, oids, origin)
+
+    def publish(self, entry):
+        """The commit can be read: tell the clients."""
+        self._revisions.changed(entry.tid, entry.oids)
+        self._revisions.settled()
+        self._log.publish(entry)
+
+    def cancel(self, entry=None):
+        """The commit failed; `entry` is its place, if it had one."""
+        # Nobody knows what could be read of it.
+        self._revisions.forget()
+        self._revisions.settled()
+        if entry is not None:
+            self._log.cancel(entry)
