@@ -4,7 +4,6 @@ The servers poll only when something asks for it, unless a test says otherwise.
 """
 
 import contextlib
-import functools
 
 import pytest
 import transaction
@@ -13,7 +12,7 @@ from persistent.TimeStamp import TimeStamp
 from ZODB.blob import Blob
 from ZODB.POSException import ConflictError, ReadConflictError
 from ZODB.tests.ConflictResolution import PCounter
-from ZODB.utils import maxtid, p64, z64
+from ZODB.utils import maxtid, p64
 
 import zeolite
 from tests.support.rawclient import Failed, RawClient
@@ -300,72 +299,6 @@ class TestConnections:
         for iterator in iterators:
             list(iterator)
         assert list(storage.iterator())
-
-
-class TestLoads:
-    def test_object_that_the_server_has_not_is_one_query(self, cluster, database):
-        writer = RawClient(database.serve())
-        for number in (1, 2):
-            writer.commit(number, oids=(number,))
-        cluster.log_statements(database.name)
-        client = RawClient(database.serve())
-        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"data"
-        before = len(cluster.statements())
-        assert before
-        assert client.ask("loadBefore", p64(2), maxtid)[0] == b"data"
-        assert len(cluster.statements()[before:]) == 1
-        assert client.ask("loadBefore", p64(2), maxtid)[0] == b"data"
-        assert len(cluster.statements()[before:]) == 1
-        writer.close()
-        client.close()
-
-    def test_database_that_has_gone_back_is_not_read(self, database, monkeypatch):
-        """As after a failover to a replica that lacks the last commits."""
-        from relstorage.cache.storage_cache import StorageCache
-
-        def refuse(*args):
-            raise ReadConflictError("the database has gone back")
-
-        client = RawClient(database.serve())
-        for number in (1, 2):
-            client.commit(number, oids=(number,))
-        assert client.ask("loadBefore", p64(1), maxtid)[0] == b"data"
-        client.commit(3, oids=(3,))  # The next load needs a later view.
-        monkeypatch.setattr(StorageCache, "poll", refuse)
-        with pytest.raises(Failed, match="gone back"):
-            client.ask("loadBefore", p64(2), maxtid)
-        client.close()
-
-    def test_wrapper_is_not_passed_by(self, database):
-        """It may have to change the data, as `zc.zlibstorage` does."""
-
-        class Wrapper:
-            def __init__(self, base):
-                self.base = base
-
-            def __getattr__(self, name):
-                return getattr(self.base, name)
-
-        storage = database.storage()
-        ZODB.DB(storage)
-        changes = RelStorageChanges(database.keep_history)
-        assert changes.current(storage, z64) == storage.loadBefore(z64, maxtid)[:2]
-        assert changes.current(Wrapper(storage), z64) is None
-
-    def test_earlier_revisions(self, database):
-        if not database.keep_history:
-            pytest.skip("there are no earlier revisions")
-        client = RawClient(database.serve())
-        tids = [client.commit(1)]
-        tids.append(client.commit(2, serial=tids[0]))
-        reader = RawClient(database.serve())
-        load = functools.partial(reader.ask, "loadBefore", p64(1))
-        for _ in range(2):  # The last one is in the server's cache then.
-            assert load(tids[0]) is None
-            assert load(tids[1])[1:] == (tids[0], tids[1])
-            assert load(maxtid)[1:] == (tids[1], None)
-        client.close()
-        reader.close()
 
 
 class TestFeatures:

@@ -161,6 +161,11 @@ class Cluster:
         statement = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
         return [pid for (pid,) in self.execute(statement)]
 
+    def states(self, name):
+        """Return a list of what the connections to a database do (str)."""
+        statement = f"SELECT state FROM pg_stat_activity WHERE datname = '{name}'"
+        return [state for (state,) in self.execute(statement)]
+
     def disconnect(self, pids):
         """End processes that serve connections; all others go on."""
         for pid in pids:

@@ -37,8 +37,6 @@ class RelStorageChanges:
 
         Raises what the database's driver raises.
         """
-        # A new view of the database, in which the next query runs, too.
-        storage.poll_invalidations()
         number = u64(tid)
         if self.keeps_history:
             query = (
@@ -53,7 +51,7 @@ class RelStorageChanges:
                 "ORDER BY 1"
             )
         commits, is_exact = {}, True
-        for found, oid, is_packed in _query(storage, query):
+        for found, oid, is_packed in _query_now(storage, query):
             is_exact = is_exact and not is_packed
             oids = commits.setdefault(p64(found), [])
             if oid is not None:
@@ -115,6 +113,29 @@ def _query(storage, query):
     cursor = _base(storage)._load_connection.cursor
     cursor.execute(query)
     return cursor.fetchall()
+
+
+def _query_now(storage, query):
+    """Return what the database answers as of now.
+
+    Where a statement can stand alone it is all that is sent; elsewhere it needs a new
+    view of the database, which takes three more.
+    """
+    base = _base(storage)
+    manager = base._adapter.connmanager
+    # An instance finds out that it is to use another replica when it gets a new view.
+    if base._adapter.driver.__name__ != "psycopg2" or manager.ro_replica_selector:
+        storage.poll_invalidations()
+        return _query(storage, query)
+
+    def ask(connection, cursor, is_fresh):
+        if not connection.autocommit:
+            connection.rollback()
+            connection.autocommit = True
+        cursor.execute(query)
+        return cursor.fetchall()
+
+    return base._load_connection.call(ask, True)
 
 
 def _base(storage):
