@@ -7,6 +7,8 @@ import pytest
 from tests.support.blocking import BlockingStorage
 from tests.support.certificates import client_context, server_context
 from tests.support.rawclient import RawClient
+from tests.support.sharedmemory import ExactChanges, SharedDatabase, SharedStorage
+from zeolite.storageserver import shared
 from zeolite.storageserver.options import ServerOptions
 from zeolite.storageserver.server import StorageServer
 
@@ -60,3 +62,21 @@ def storage():
 def server(serve, storage):
     """A server with the default settings."""
     return serve(storage)
+
+
+@pytest.fixture
+def database():
+    """One in memory that several servers may share."""
+    return SharedDatabase()
+
+
+@pytest.fixture
+def serve_it(serve, database, monkeypatch):
+    """Call it to get a server on the database, which polls only when asked to."""
+    monkeypatch.setattr(shared, "find_changes", lambda storage: ExactChanges())
+
+    def serve_it(storage=None, **options):
+        options = {"poll_interval": 3600, **options}
+        return serve(SharedStorage(database) if storage is None else storage, **options)
+
+    return serve_it

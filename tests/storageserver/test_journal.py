@@ -1,6 +1,11 @@
 """What a server keeps in memory of a storage is what the storage would say."""
 
+import contextlib
+
 import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.DemoStorage import DemoStorage
+from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import maxtid, p64, z64
 
 from tests.support.blocking import Gate
@@ -63,9 +68,13 @@ class TestKeeping:
         with pytest.raises(Failed, match="it was asked"):
             load(client)
 
-    def test_client_of_another_server_keeps_things_itself(self, serve, storage):
-        storage.getInvalidations = lambda tid: None
-        server = serve(storage)
+    @pytest.mark.parametrize("is_wrapped", [False, True])
+    def test_client_of_another_server_keeps_things_itself(
+        self, serve, storage, is_wrapped
+    ):
+        storage.is_connected = lambda: True
+        server = serve(DemoStorage(changes=storage) if is_wrapped else storage)
+        server.storage = storage
         client = server.connect()
         client.commit(1)
         load(client)
@@ -153,15 +162,48 @@ class TestCommits:
         expect_question(server)
         assert load(writer) == (b"old", first, None)
 
+    def test_tids_may_be_less_than_those_before(self, serve, storage):
+        """As those of a demo storage are whose base has the wrong time."""
+        base, future = MappingStorage(), b"\x7e" + b"\0" * 7
+        metadata = TransactionMetaData()
+        base.tpc_begin(metadata, future)
+        base.store(p64(2), None, b"base", "", metadata)
+        base.tpc_vote(metadata)
+        base.tpc_finish(metadata)
+        server = serve(DemoStorage(base=base, changes=storage))
+        writer, reader = server.connect(), server.connect()
+        first = writer.commit(1, data=b"old")
+        loaded = storage.gate("after loadBefore")
+        call = reader.call("loadBefore", p64(1), maxtid)
+        loaded.wait_until_reached()
+        second = writer.commit(2, serial=first, data=b"new")
+        loaded.open()
+        assert reader.wait_for(call) == (b"old", first, None)
+        assert second < future
+        assert load(reader) == (b"new", second, None)
+
 
 class TestOtherChanges:
-    def test_what_a_pack_removes_is_forgotten(self, server, writer, reader):
+    @pytest.mark.parametrize("is_failing", [False, True])
+    def test_what_a_pack_removes_is_forgotten(self, server, writer, reader, is_failing):
         writer.commit(1)
-        load(reader)
-        server.storage.pack = lambda when, references: server.storage._data.clear()
-        reader.ask("pack", 0.0, True)
-        with pytest.raises(Failed, match="POSKeyError"):
-            load(reader)
+        loaded = server.storage.gate("after loadBefore")
+        call = writer.call("loadBefore", p64(1), maxtid)
+        loaded.wait_until_reached()
+
+        def pack(when, references):
+            server.storage._data.clear()
+            if is_failing:
+                raise OSError("disk full")
+
+        server.storage.pack = pack
+        with contextlib.suppress(Failed) if is_failing else contextlib.nullcontext():
+            reader.ask("pack", 0.0, True)
+        loaded.open()
+        assert writer.wait_for(call)[0] == b"data"
+        for client in (reader, writer):
+            with pytest.raises(Failed, match="POSKeyError"):
+                load(client)
 
     def test_what_the_storage_changes_by_itself_is_forgotten(
         self, server, writer, reader

@@ -1,12 +1,22 @@
-"""The revisions of a database that a server keeps in memory."""
+"""The revisions of a storage that a server keeps in memory."""
 
+import pytest
 from ZODB.utils import maxtid, p64
 
 from zeolite.storageserver import revisions as module
 from zeolite.storageserver.revisions import OVERHEAD, RECENT, Revisions
 
 ONE, TWO, THREE = p64(1), p64(2), p64(3)
-TIDS = [p64(number) for number in range(100, 110)]
+TID = p64(100)
+
+
+@pytest.fixture
+def revisions():
+    return Revisions(20_000)
+
+
+def keep(revisions, oid, told=None, data=b""):
+    revisions.keep(oid, data, TID, revisions.told if told is None else told)
 
 
 def kept(revisions):
@@ -14,72 +24,94 @@ def kept(revisions):
 
 
 def test_least_recently_used_is_given_up():
-    revisions = Revisions(TIDS[0], 20 * (100 + OVERHEAD))
+    revisions = Revisions(20 * (100 + OVERHEAD))
     oids = [p64(number) for number in range(1, 21)]
     for oid in oids:
-        revisions.keep(oid, b"x" * 100, TIDS[0], TIDS[0])
+        keep(revisions, oid, data=b"x" * 100)
     revisions.get(oids[0], maxtid)
-    revisions.keep(p64(99), b"x" * 100, TIDS[0], TIDS[0])
+    keep(revisions, p64(99), data=b"x" * 100)
     assert revisions.get(oids[0], maxtid)
     assert not revisions.get(oids[1], maxtid)
     assert revisions.get(oids[2], maxtid)
 
 
 def test_what_is_too_large_is_not_kept():
-    revisions = Revisions(TIDS[0], 10_000)
-    revisions.keep(ONE, b"x" * 1000, TIDS[0], TIDS[0])
+    revisions = Revisions(10_000)
+    keep(revisions, ONE, data=b"x" * 1000)
     assert not kept(revisions)
-    none = Revisions(TIDS[0], 0)
-    none.keep(ONE, b"", TIDS[0], TIDS[0])
-    assert not kept(none)
 
 
-def test_replaced_revisions_take_no_room():
-    revisions = Revisions(TIDS[0], 20_000)
+def test_without_room_there_is_nothing_to_do():
+    revisions = Revisions(0)
+    revisions.changing({ONE: None})
+    revisions.changed([ONE])
+    revisions.settled()
+    keep(revisions, TWO)
+    assert not kept(revisions)
+    assert not revisions._recent
+    assert revisions.reading(keep) is keep
+
+
+def test_replaced_revisions_take_no_room(revisions):
     for _ in range(100):
-        revisions.keep(ONE, b"x" * 1000, TIDS[0], TIDS[0])
-        revisions.keep(TWO, b"x" * 1000, TIDS[0], TIDS[0])
-        revisions.changed(TIDS[0], [TWO])
-    revisions.keep(THREE, b"x" * 1000, TIDS[0], TIDS[0])
+        keep(revisions, ONE, data=b"x" * 1000)
+        keep(revisions, TWO, data=b"x" * 1000)
+        revisions.changed([TWO])
+    keep(revisions, THREE, data=b"x" * 1000)
     assert kept(revisions) == [ONE, THREE]
 
 
-def test_only_what_was_changed_behind_the_mark_is_refused():
-    revisions = Revisions(TIDS[0], 1 << 20)
-    revisions.changed(TIDS[1], [ONE])
-    revisions.changed(TIDS[2], [TWO])
+def test_only_what_was_changed_since_is_refused(revisions):
+    revisions.changed([ONE])
+    told = revisions.told
+    revisions.changed([TWO])
     for oid in (ONE, TWO, THREE):
-        revisions.keep(oid, b"", TIDS[0], TIDS[1])
+        keep(revisions, oid, told)
     assert kept(revisions) == [ONE, THREE]
 
 
-def test_mark_that_is_not_remembered_is_refused():
-    revisions = Revisions(TIDS[0], 1 << 20)
-    for number in range(RECENT + 1):
-        revisions.changed(p64(1000 + number), [TWO])
-    revisions.keep(ONE, b"", TIDS[0], TIDS[0])
-    assert not kept(revisions)
-    revisions.keep(ONE, b"", TIDS[0], revisions.mark)
+def test_what_was_read_too_long_ago_is_refused(revisions):
+    told = revisions.told
+    for _ in range(RECENT):
+        revisions.changed([TWO])
+    keep(revisions, ONE, told)
+    assert kept(revisions) == [ONE]
+    revisions.changed([TWO])
+    keep(revisions, THREE, told)
     assert kept(revisions) == [ONE]
 
 
-def test_all_is_forgotten():
-    revisions = Revisions(TIDS[0], 1 << 20)
-    revisions.keep(ONE, b"", TIDS[0], TIDS[0])
-    revisions.forget(TIDS[3])
+def test_all_is_forgotten(revisions):
+    revisions.changed([TWO])
+    keep(revisions, ONE)
+    told = revisions.told
+    revisions.forget()
     assert not kept(revisions)
-    revisions.keep(ONE, b"", TIDS[0], TIDS[2])
+    revisions.changed([TWO])
+    keep(revisions, ONE, told)
     assert not kept(revisions)
-    assert revisions.mark == TIDS[3]
+    keep(revisions, ONE)
+    assert kept(revisions) == [ONE]
 
 
-def test_few_objects_of_recent_commits_are_remembered(monkeypatch):
-    monkeypatch.setattr(module, "RECENT_OIDS", 100, raising=False)
-    revisions = Revisions(TIDS[0], 20_000)
-    for number in range(1, 6):
-        revisions.changed(TIDS[number], [p64(n) for n in range(60)])
-        assert sum(len(oids) for _, oids in revisions._recent) <= 100
-    revisions.keep(ONE, b"x", TIDS[0], TIDS[3])  # Of what came since is not all known.
+def test_few_objects_of_recent_commits_are_remembered(revisions, monkeypatch):
+    monkeypatch.setattr(module, "RECENT_OIDS", 100)
+    for _ in range(5):
+        revisions.changed([p64(n) for n in range(60)])
+        assert sum(map(len, revisions._recent)) <= 100
+    keep(revisions, THREE, 3)  # Of what came since is not all known.
     assert not kept(revisions)
-    revisions.keep(p64(99), b"x", TIDS[0], TIDS[4])
+    keep(revisions, p64(99), 4)
     assert revisions.get(p64(99), maxtid)
+
+
+@pytest.mark.parametrize("number", [1, 2, 1000])
+def test_commit_of_any_size_drops_what_it_changes(revisions, number):
+    keep(revisions, ONE)
+    keep(revisions, TWO)
+    oids = {p64(n): None for n in range(number)}
+    revisions.changing(oids)
+    assert kept(revisions) == [oid for oid in (ONE, TWO) if oid not in oids]
+    keep(revisions, ONE)
+    revisions.changed(list(oids))
+    assert kept(revisions) == [oid for oid in (ONE, TWO) if oid not in oids]

@@ -4,7 +4,6 @@ Two servers share a database in memory.  Their polling happens only when somethi
 asks for it, so that each test decides what a server knows.
 """
 
-import contextlib
 import threading
 
 import pytest
@@ -14,33 +13,12 @@ from ZODB.utils import maxtid, p64, u64
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
 from tests.support.sharedmemory import (
-    ExactChanges,
     OperationalError,
-    SharedDatabase,
     SharedStorage,
 )
 from tests.support.waiting import wait_until
 from zeolite.errors import ConfigurationError
-from zeolite.storageserver import shared
-
-NEVER = 3600
-
-
-@pytest.fixture
-def database():
-    return SharedDatabase()
-
-
-@pytest.fixture
-def serve_it(serve, database, monkeypatch):
-    """Call it to get a server on the database."""
-    monkeypatch.setattr(shared, "find_changes", lambda storage: ExactChanges())
-
-    def serve_it(**options):
-        options = {"poll_interval": NEVER, **options}
-        return serve(SharedStorage(database), **options)
-
-    return serve_it
+from zeolite.storageserver import polling
 
 
 def messages(client):
@@ -292,7 +270,7 @@ class TestOwnCommits:
 class TestWithoutExactTids:
     def test_revision_ends_as_soon_as_it_may_have(self, database, serve):
         """`poll_invalidations` does not tell which commit it was."""
-        server = serve(SharedStorage(database), poll_interval=NEVER)
+        server = serve(SharedStorage(database), poll_interval=3600)
         client = server.connect()
         client.ask("ping")
         known = client.tid
@@ -306,7 +284,7 @@ class TestWithoutExactTids:
         ]
 
     def test_foreign_changes_before_an_own_commit_are_told(self, database, serve):
-        server = serve(SharedStorage(database), poll_interval=NEVER)
+        server = serve(SharedStorage(database), poll_interval=3600)
         writer = server.connect()
         writer.ask("ping")
         database.commit(1)
@@ -317,7 +295,7 @@ class TestWithoutExactTids:
 
     def test_nobody_stands_between_foreign_commits(self, database, serve):
         """Neither behind an own one with what a commit before it may have changed."""
-        server = serve(SharedStorage(database), poll_interval=NEVER)
+        server = serve(SharedStorage(database), poll_interval=3600)
         writer, reader = server.connect(), server.connect()
         writer.ask("ping")
         known = database.commits[-1][0]
@@ -332,100 +310,6 @@ class TestWithoutExactTids:
             (p64(u64(own) - 1), foreign),
             (own, [p64(3)]),
         ]
-
-
-class TestRevisionsThatAreKept:
-    def test_database_is_asked_once(self, database, serve_it):
-        server = serve_it()
-        clients = [server.connect() for _ in range(3)]
-        tid = database.commit(1)
-        for client in clients:
-            client.ask("ping")
-        assert clients[0].ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
-        database.fail("before loadBefore", RuntimeError("asked again"))
-        for client in clients:
-            answer = client.ask("loadBefore", p64(1), maxtid)
-            assert answer == (b"foreign", tid, None)
-        # What was before is not among them.
-        with pytest.raises(Failed, match="asked again"):
-            clients[0].ask("loadBefore", p64(1), tid)
-
-    def test_not_what_a_commit_has_overtaken(self, database, serve_it):
-        """It was read before the commit, and arrives after that was told of."""
-        server = serve_it()
-        other, client = server.connect(), server.connect()
-        database.commit(1, b"old")
-        client.ask("ping")
-        loaded = database.gate("after loadBefore")
-        load = client.load(1)
-        loaded.wait_until_reached()
-        second = database.commit(1, b"new")
-        other.ask("ping")
-        loaded.open()
-        assert client.wait_for(load)[0] == b"old"
-        client.ask("ping")
-        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
-
-    def test_not_what_was_seen_in_a_view_without_the_last_commits(
-        self, database, serve_it, monkeypatch
-    ):
-        """The server knows of a commit that no client has been told of yet."""
-        server = serve_it()
-        other, client = server.connect(), server.connect()
-        database.commit(1, b"old")
-        database.commit(2)
-        client.ask("ping")
-        client.ask("loadBefore", p64(2), maxtid)  # Makes an instance.
-        second = database.commit(1, b"new")
-        with self.stopped_poll(server, other, monkeypatch, is_in_log=False):
-            assert client.ask("loadBefore", p64(1), maxtid)[0] == b"old"
-        client.ask("ping")
-        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
-
-    def test_not_what_a_client_was_told_to_be_past(
-        self, database, serve_it, monkeypatch
-    ):
-        """The commit is in the log, and the poll that put it there is not over."""
-        server = serve_it()
-        other, client = server.connect(), server.connect()
-        database.commit(1, b"old")
-        client.ask("ping")
-        client.ask("loadBefore", p64(1), maxtid)
-        second = database.commit(1, b"new")
-        with self.stopped_poll(server, other, monkeypatch, is_in_log=True):
-            assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
-
-    @contextlib.contextmanager
-    def stopped_poll(self, server, other, monkeypatch, is_in_log):
-        """The `other` client's poll stops before or after what it puts into the log."""
-        put, gate = server.served.log.put, Gate()
-
-        def put_and_stop(entries):
-            if is_in_log:
-                put(entries)
-            gate.stop_here()
-            if not is_in_log:
-                put(entries)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(server.served.log, "put", put_and_stop)
-            ping = other.call("ping")
-            gate.wait_until_reached()
-            yield
-            gate.open()
-            other.wait_for(ping)
-
-    @pytest.mark.parametrize("own", [True, False])
-    def test_not_what_was_changed(self, database, serve_it, own):
-        client = serve_it().connect()
-        first = client.commit(1, oids=(1,), data=b"old")
-        assert client.ask("loadBefore", p64(1), maxtid) == (b"old", first, None)
-        if own:
-            second = client.commit(2, oids=(1,), serial=first, data=b"new")
-        else:
-            second = database.commit(1, b"new")
-            client.ask("ping")
-        assert client.ask("loadBefore", p64(1), maxtid) == (b"new", second, None)
 
 
 class TestInstances:
@@ -560,6 +444,24 @@ class TestTrouble:
         assert len(reader.invalidations()) == committed
         # The commit lock is free.
         reader.commit(1, oids=(4,))
+
+    def test_others_go_on_while_a_commit_that_broke_off_is_aborted(
+        self, database, serve_it, monkeypatch
+    ):
+        monkeypatch.setattr(polling, "PATIENCE", 1)
+        aborting = Gate()
+        monkeypatch.setattr(SharedStorage, "tpc_abort", lambda *a: aborting.stop_here())
+        server = serve_it()
+        writer, other = server.connect(), server.connect()
+        database.fail("before tpc_finish", OperationalError("gone"))
+        writer.begin(1)
+        writer.ask("vote", 1)
+        writer.call("tpc_finish", 1)
+        aborting.wait_until_reached()
+        tid = database.commit(5)
+        other.ask("ping")
+        assert other.invalidations() == [tid]
+        aborting.open()
 
     def test_commit_is_answered_when_its_poll_has_worked(self, database, serve_it):
         server = serve_it(poll_interval=0.01)

@@ -188,7 +188,7 @@ def _pack(session, when, wait, *rest):
         served = session.served
         logger.info("client %s: pack of storage %s begins", session, served.name)
         start, before = time.monotonic(), session.storage.getSize()
-        session.storage.pack(when, referencesf, **options)
+        served.pack(session.storage, when, referencesf, **options)
         logger.info(
             "client %s: pack of storage %s took %.1f s, %d bytes before and %d after",
             session,

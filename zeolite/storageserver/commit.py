@@ -204,9 +204,12 @@ class Transaction:
                 self._reserve(tid or self._storage.lastTransaction())
         except BaseException as error:
             self._why = f"{type(error).__name__}: {error}"
-            self._abort_in_storage()
             journal.cancel(self._entry)
-            self._end()
+            try:
+                self._abort_in_storage()
+            finally:
+                journal.aborted()
+                self._end()
             # What came behind its place in the log may be told now.
             self._served.dispatcher.wake()
             raise

@@ -34,16 +34,17 @@ class Instance:
 
     def __init__(self, storage):
         self.storage = storage
-        #: The last commit that it is certain to see, None before its first poll.
-        self.seen = None
+        #: The last commit that it is certain to see, None before its first poll, and
+        #: how much `Revisions` had been told before that.
+        self.seen, self.told = None, 0
         self._viewing_since = None
         self.used = time.monotonic()
 
-    def see(self, log):
+    def see(self, log, revisions):
         """Have it see what `log` tells at this moment, and maybe more."""
-        tid = log.last_tid
+        tid, told = log.last_tid, revisions.told
         self.storage.poll_invalidations()
-        self.seen = tid
+        self.seen, self.told = tid, told
         if self._viewing_since is None:
             self._viewing_since = time.monotonic()
 
@@ -75,9 +76,10 @@ class Instances:
     The lock guards the lists and the count; nothing is called while it is held.
     """
 
-    def __init__(self, root, log, maximum):
+    def __init__(self, root, log, revisions, maximum):
         self._root = root
         self._log = log
+        self._revisions = revisions
         self._maximum = maximum
         self._lock = threading.Lock()
         self._idle = []  # The last used is last.
@@ -129,7 +131,7 @@ class Instances:
         instance = self._take()
         try:
             if instance.seen is None or instance.seen < tid:
-                instance.see(self._log)
+                instance.see(self._log, self._revisions)
             elif instance._viewing_since is None:
                 # The storage polls by itself now.
                 instance._viewing_since = time.monotonic()

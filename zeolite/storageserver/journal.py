@@ -16,9 +16,9 @@ class Journal:
         self._revisions = revisions
 
     def finishing(self, oids):
-        """A commit that changes these objects is about to be readable.
+        """A commit that changes `oids` (dictionary) is about to be readable.
 
-        `publish` or `cancel` follows.
+        `publish` follows, or `cancel` and `aborted`.
         """
         self._revisions.changing(oids)
 
@@ -28,14 +28,16 @@ class Journal:
 
     def publish(self, entry):
         """The commit can be read: tell the clients."""
-        self._revisions.changed(entry.tid, entry.oids)
+        self._revisions.changed(entry.oids)
         self._revisions.settled()
         self._log.publish(entry)
 
-    def cancel(self, entry=None):
-        """The commit failed; `entry` is its place, if it had one."""
-        # Nobody knows what could be read of it.
-        self._revisions.forget()
-        self._revisions.settled()
+    def cancel(self, entry):
+        """The commit failed; `entry` is its place, None if it had none."""
         if entry is not None:
             self._log.cancel(entry)
+
+    def aborted(self):
+        """What could be read of the commit that failed, if anything, is undone."""
+        self._revisions.forget()
+        self._revisions.settled()

@@ -124,11 +124,14 @@ class Feed:
                 self._own.pop(entry.tid, None)
                 raise ConnectionLost("the database did not answer after a commit")
 
-    def cancel(self, entry=None):
+    def cancel(self, entry):
         """The commit failed, or nobody knows what became of it."""
         with self._condition:
             self._is_finishing = False
             self._condition.notify_all()
+
+    def aborted(self):
+        """It was aborted: what can be read after that, a poll finds."""
 
     def _want(self):
         """Have a poll made that begins from now on; return its number."""
@@ -208,7 +211,7 @@ class Feed:
             self._known = max(self._known, *(e.tid for e in entries))
             for entry in entries:
                 # Before any client is told.
-                self._revisions.changed(entry.tid, entry.oids or ())
+                self._revisions.changed(entry.oids or ())
             self._log.put(entries)
             if any(entry.origin is None for entry in entries):
                 self._on_news()
@@ -269,7 +272,7 @@ class Feed:
             "storage %s: unknown changes, all clients have to reconnect", self._name
         )
         self._known = max([self._known, tid, *own])
-        self._revisions.forget(self._known)
+        self._revisions.forget()
         self._log.restart(self._known, is_known=False)
         self._log.put(own.values())
         self._on_news()

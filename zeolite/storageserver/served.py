@@ -23,7 +23,7 @@ from .journal import Journal
 from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
 from .reports import LockReports
-from .revisions import Revisions
+from .revisions import Revisions, keeps_itself
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class Served:
         tid = self._last_transaction()
         self.log = InvalidationLog(tid, self.options.invalidation_queue_size)
         #: What was read from the storage by clients, and is current.
-        self.revisions = Revisions(tid, self._cache_size())
+        size = 0 if keeps_itself(storage) else self.options.storage_cache_size
+        self.revisions = Revisions(size)
         #: Where commits reserve and publish their places in the log.
         self.journal = Journal(self.log, self.revisions)
         self.dispatcher = Dispatcher(self.log, name)
@@ -101,12 +102,6 @@ class Served:
         return threading.Thread(
             target=target, name=f"zeolite-{role}-{self.name}", daemon=True
         )
-
-    def _cache_size(self):
-        """Return how many bytes of revisions are to be kept in memory."""
-        # The client of another server has a cache of its own.
-        is_client = hasattr(self.storage, "getInvalidations")
-        return 0 if is_client else self.options.storage_cache_size
 
     def start(self):
         """Begin: the storage may tell of changes from now on."""
@@ -180,8 +175,6 @@ class Served:
 
     def loader(self, storage):
         """Return what a session that has the object `storage` loads with."""
-        if not self._cache_size():
-            return storage.loadBefore
         return self.revisions.reading(storage.loadBefore)
 
     def poll(self, is_new=False):
@@ -247,10 +240,16 @@ class Served:
         self._next_size = start + 100 * min(self._size_costs)
         return size
 
+    def pack(self, storage, *args, **options):
+        """Pack the storage, by the object that a session has for it."""
+        try:
+            storage.pack(*args, **options)
+        finally:
+            # Not all objects are there that were, even if it failed.
+            self.revisions.forget()
+
     def packed(self):
         """The storage was packed: tell all clients its new size."""
-        # Not all objects are there that were.
-        self.revisions.forget()
         frame = messages.encode_one_way("info", (self.size(),))
         for session in self.sessions():
             # Others have not had the answer to their `register` yet, maybe.
@@ -344,7 +343,7 @@ class Served:
             self.revisions.forget()
             self.log.restart(tid, is_known=False)
         else:
-            self.revisions.changed(tid, oids)
+            self.revisions.changed(oids)
             self.log.add(tid, oids)
         self._is_unknown = False
         self.dispatcher.wake()

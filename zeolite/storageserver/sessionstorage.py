@@ -82,11 +82,9 @@ class SessionStorage:
             return (*found, None)
 
         def load(instance):
-            revisions = self._served.revisions
-            mark, age = revisions.mark, revisions.age
             found = self._load_before(instance.storage, oid, tid)
-            if found is not None and found[2] is None and instance.seen >= mark:
-                revisions.keep(oid, *found[:2], mark, age)
+            if found is not None and found[2] is None:
+                self._served.revisions.keep(oid, *found[:2], instance.told)
             return found
 
         return self._served.instances.borrow(self._delivery.tid, load)
@@ -233,7 +231,7 @@ class Committer:
             self._instance = Instance(self._served.storage.new_instance())
             self._is_good = True
         # To resolve conflicts it has to see what the client has seen.
-        self._instance.see(self._served.log)
+        self._instance.see(self._served.log, self._served.revisions)
         return self._instance.storage
 
     def close(self):

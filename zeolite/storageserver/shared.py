@@ -59,7 +59,9 @@ class SharedServed(Served):
         ]
         #: How to ask it what was committed.
         self.changes = find_changes(storage)
-        self.instances = Instances(storage, self.log, options.storage_instances)
+        self.instances = Instances(
+            storage, self.log, self.revisions, options.storage_instances
+        )
         self.committer = Committer(self)
         self.feed = self.journal = Feed(
             name,
