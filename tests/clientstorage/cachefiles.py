@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from ZODB.utils import p64
+from ZODB.utils import p64, u64
 
 SIZE = 64 * 1024
 
@@ -32,4 +32,4 @@ def write(path, place, data):
 
 
 def place_of(cache, oid):
-    return cache._current[oid]
+    return cache._current[u64(oid)]

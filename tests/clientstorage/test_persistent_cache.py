@@ -8,7 +8,7 @@ import sys
 import pytest
 import transaction
 import ZODB.event
-from ZODB.utils import maxtid, p64
+from ZODB.utils import maxtid, p64, u64
 from zope.interface import implementer
 
 import zeolite
@@ -215,7 +215,7 @@ class TestVerifying:
         set_tid = storage._cache._file.set_tid
 
         def watch(tid):
-            written.append((tid, storage._cache._current.get(OID)))
+            written.append((tid, storage._cache._current.get(u64(OID))))
             set_tid(tid)
 
         storage._cache._file.set_tid = watch

@@ -9,10 +9,11 @@ long as that does not hold up whoever stores.
 """
 
 import dataclasses
+import struct
 import threading
 
+from BTrees.LLBTree import LLBTree
 from BTrees.OOBTree import OOTreeSet
-from ZODB.fsIndex import fsIndex
 from ZODB.utils import z64
 from zope.interface import implementer
 
@@ -28,6 +29,10 @@ _MOVED_BYTES = 1024 * 1024
 # Whether a record was read is noted for each 64 bytes of the file.  A record has
 # that at least, if it has more than 12 bytes of data; smaller ones may share a note.
 _NOTE_SHIFT = 6
+
+# An oid as the key of the index: a signed number, and so of 8 bytes there.
+_NUMBER = struct.Struct(">q")
+_number = _NUMBER.unpack
 
 # The file's counters are brought up to date with each commit, and every so many
 # stores.
@@ -99,7 +104,7 @@ class ClientCache:
         self._write_counters()
 
     def _reset(self):
-        self._current = fsIndex()  # oid -> position
+        self._current = LLBTree()  # oid as a number -> position
         self._earlier = OOTreeSet()  # oid + start tid + position (6 bytes)
         self._count = 0  # Records that these two have,
         self._bytes = 0  # and what they take up.
@@ -109,7 +114,7 @@ class ClientCache:
         if end == FORGOTTEN:
             return
         if end == z64:
-            self._current[oid] = position
+            self._current[_number(oid)[0]] = position
         else:
             self._earlier.insert(_key(oid, start, position))
         self._count += 1
@@ -133,8 +138,8 @@ class ClientCache:
         """Return a list of (oid, start tid) of all records."""
         with self._lock:
             found = [
-                (oid, self._map[position + 16 : position + 24])
-                for oid, position in self._current.items()
+                (_NUMBER.pack(number), self._start(position))
+                for number, position in self._current.items()
             ]
             return found + [(key[:8], key[8:16]) for key in self._earlier]
 
@@ -175,7 +180,7 @@ class ClientCache:
         """
         with self._lock:
             # The usual case, and so written out.
-            position = self._current.get(oid)
+            position = self._current.get(_number(oid)[0])
             if position is not None:
                 size, start = FOR_LOADING.unpack_from(self._map, position)
                 if start < tid:
@@ -195,7 +200,7 @@ class ClientCache:
     def has(self, oid, tid):
         """Whether `loadBefore` would find it."""
         with self._lock:
-            position = self._current.get(oid)
+            position = self._current.get(_number(oid)[0])
             if position is not None and self._start(position) < tid:
                 return True
             return self._earlier_before(oid, tid) is not None
@@ -231,7 +236,9 @@ class ClientCache:
             if self._map is None or self._known(oid, start, end):
                 return
             self._stores += 1
-            self._append(cacheformat.record(oid, start, end, data))
+            waiting = self._put(cacheformat.record(oid, start, end, data))
+            if waiting:
+                self._move(waiting)
             if self._stores % _SHOW == 0:
                 self._write_counters()
 
@@ -241,7 +248,8 @@ class ClientCache:
         With None for `tid` it is not known when: the revision is forgotten.
         """
         with self._lock:
-            position = self._current.get(oid)
+            number = _number(oid)[0]
+            position = self._current.get(number)
             if position is None:
                 return
             start = self._start(position)
@@ -249,7 +257,7 @@ class ClientCache:
                 self._forget(oid, start, position)
             elif tid > start:  # Else it was loaded after that commit.
                 self._file.end(position, oid, start, tid)
-                del self._current[oid]
+                del self._current[number]
                 self._earlier.insert(_key(oid, start, position))
 
     def clear(self):
@@ -268,7 +276,7 @@ class ClientCache:
     def _forget(self, oid, start, position):
         """Forget a current revision that may not be current any more."""
         self._file.end(position, oid, start, FORGOTTEN)
-        del self._current[oid]
+        del self._current[_number(oid)[0]]
         self._count -= 1
         self._bytes -= cacheformat.block_at(self._map, position)[1]
 
@@ -278,7 +286,7 @@ class ClientCache:
             key = self._last_key(oid + start + b"\xff" * 6)
             if key is not None and key[:16] == oid + start:
                 return True
-        position = self._current.get(oid)
+        position = self._current.get(_number(oid)[0])
         if position is None:
             return False
         present = self._start(position)
@@ -307,11 +315,8 @@ class ClientCache:
 
     # The ring.
 
-    def _append(self, record):
-        """Write a record at the head, and behind it what is worth moving there."""
-        waiting = self._put(record)
-        if not waiting:
-            return
+    def _move(self, waiting):
+        """Write records at the head that had to go, and whom that drives out."""
         moves, room = _MOVES, min(_MOVED_BYTES, self._size // 8)
         while waiting and moves:
             record = waiting.pop(0)
@@ -325,22 +330,22 @@ class ClientCache:
 
     def _put(self, record):
         """Write a record; return those that had to go and were read since."""
-        space = cacheformat.aligned(len(record))
-        head, removed = self._file.head, []
+        file, space = self._file, cacheformat.aligned(len(record))
+        head, removed = file.head, []
         if head + space > self._size:
             # A record never wraps around the end.
             self._free(head, self._size, removed)
             head = START
-        stop = self._free(head, head + space, removed)
-        self._file.write(head, record, stop)
         behind = head + space
-        self._file.head = behind if behind < self._size else START
+        stop = self._free(head, behind, removed)
+        file.write(head, record, behind, stop)
+        file.head = behind if behind < self._size else START
         self._read[head >> _NOTE_SHIFT] = 0
         self._count += 1
         self._bytes += space
         oid, end = record[8:16], record[24:32]
         if end == z64:
-            self._current[oid] = head
+            self._current[_number(oid)[0]] = head
         else:
             self._earlier.insert(_key(oid, record[16:24], head))
         return removed
@@ -369,8 +374,9 @@ class ClientCache:
         One that was forgotten, or whose end tid was torn, was not.
         """
         _, oid, start, _ = FOR_ALL.unpack_from(self._map, position)
-        if self._current.get(oid) == position:
-            del self._current[oid]
+        number = _number(oid)[0]
+        if self._current.get(number) == position:
+            del self._current[number]
         else:
             key = _key(oid, start, position)
             if key not in self._earlier:

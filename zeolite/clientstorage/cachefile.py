@@ -18,7 +18,7 @@ import tempfile
 
 from ..errors import CacheFileError
 from . import cacheformat
-from .cacheformat import START
+from .cacheformat import ALIGNMENT, START
 from .cacheowner import boot_id, lock
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class CacheFile:
     """
 
     def __init__(self, path, size):
-        self.size = max(size, SMALLEST) // cacheformat.ALIGNMENT * cacheformat.ALIGNMENT
+        self.size = max(size, SMALLEST) // ALIGNMENT * ALIGNMENT
         self.path = path and os.path.realpath(path)
         self._pid = os.getpid()
         self._lock = self._file = self.map = None
@@ -121,14 +121,14 @@ class CacheFile:
         """Make one free block of what lies between."""
         if position < stop:
             free = cacheformat.free(stop - position)
-            self.map[position : position + cacheformat.ALIGNMENT] = free
+            self.map[position : position + ALIGNMENT] = free
 
-    def write(self, position, record, stop):
-        """Write a record at the beginning of a free block that ends at `stop`."""
-        self.free(position + cacheformat.aligned(len(record)), stop)
-        beginning = position + cacheformat.ALIGNMENT
-        self.map[beginning : position + len(record)] = record[cacheformat.ALIGNMENT :]
-        self.map[position:beginning] = record[: cacheformat.ALIGNMENT]
+    def write(self, position, record, behind, stop):
+        """Write a record, up to `behind`, into a free block that ends at `stop`."""
+        self.free(behind, stop)
+        beginning = position + ALIGNMENT
+        self.map[beginning : position + len(record)] = record[ALIGNMENT:]
+        self.map[position:beginning] = record[:ALIGNMENT]
 
     def end(self, position, oid, start, end):
         """Write the end tid of a record."""
@@ -252,6 +252,10 @@ class CacheFile:
 
     def _begin(self):
         """Mark the file as open, on the disk before anything else changes there."""
+        if hasattr(mmap, "MADV_RANDOM"):
+            # Reading ahead is of no use any more, and the system may take some
+            # milliseconds for it, in which no thread runs.
+            self.map.madvise(mmap.MADV_RANDOM)
         if self.path is not None:
             self.map[cacheformat.SESSION] = cacheformat.session(boot_id())
             self.map.flush(0, mmap.PAGESIZE)
