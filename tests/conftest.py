@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import signal
 import tempfile
 
 import pytest
@@ -15,6 +16,10 @@ from .support.leftovers import Leftovers
 _ROOT = str(pathlib.Path(__file__).parent.parent)
 _PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, _PATHS)])
+
+# Under nohup a hangup is to be nothing here, but not for the servers that are started.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 _numbers = itertools.count()
 
