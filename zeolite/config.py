@@ -20,6 +20,7 @@ import ZODB.config
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
+from .clientstorage.addresses import parse
 from .clientstorage.storage import ClientStorage
 from .configloader import Loader, Place
 from .datatypes import monitor_address
@@ -30,6 +31,12 @@ from .wire.tlssettings import TLSSettings
 
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
+
+#: The name of a storage that is nobody's.
+_PLACEHOLDER = "zeolite-placeholder"
+
+#: What begins with a section, and not with its keys.
+_WHOLE_SECTION = re.compile(r"(\s|#.*\n|%.*\n)*<zeo(lite)?\s*>", re.IGNORECASE)
 
 #: The keys of a `<zeolite>` section that are a `ServerOptions`.
 _OPTIONS = [field.name for field in dataclasses.fields(ServerOptions)]
@@ -223,21 +230,75 @@ def client_section(schema: Any, text: str) -> ClientStorageSection:
 
 def server_settings(
     settings: Mapping[str, object] | str | None,
-) -> tuple[ServerOptions, TLSSettings | None]:
-    """Return `ServerOptions`, and `TLSSettings` or None.
+) -> tuple[ServerOptions, TLSSettings | None, tuple[str, int] | str | None]:
+    """Return `ServerOptions`, `TLSSettings` or None, and an address or None.
 
-    `settings` is a dictionary or text of keys, or None.
+    `settings` is a dictionary or text of keys, a whole `<zeolite>` or `<zeo>` section
+    as text, which alone has an address, or None.
     """
     if not settings:
-        return ServerOptions(), None
-    if not isinstance(settings, str):
-        settings = "".join(
-            f"{key.replace('_', '-')} {value}\n" for key, value in settings.items()
+        return ServerOptions(), None, None
+    text, is_whole = _section_text(settings)
+    # The file's schema wants a storage, which is given elsewhere.
+    text = f"{text}\n<mappingstorage {_PLACEHOLDER}/>\n"
+    configuration = ServerConfiguration("zeo_conf", text)
+    if list(configuration.storages) != [_PLACEHOLDER] or configuration.eventlog:
+        raise ConfigurationError(
+            "zeo_conf: there is more than a <zeolite> section; a storage's section goes "
+            "into storage_conf, and logs are the script's"
         )
-    # The file's schema wants an address and a storage, which are given elsewhere.
-    text = f"<zeolite>\naddress 0\n{settings}\n</zeolite>\n<mappingstorage/>\n"
-    section = ServerConfiguration("zeo_conf", text).section
-    return section.options, section.tls
+    section = configuration.section
+    if section.pid_filename is not None:
+        raise ConfigurationError(
+            "zeo_conf: pid-filename is for a server in a process of its own, started "
+            "with python -m zeolite; leave it out"
+        )
+    return section.options, section.tls, section.address if is_whole else None
+
+
+def _section_text(settings):
+    """Return the text of a `<zeolite>` section, and whether it was given as one."""
+    if isinstance(settings, str) and _WHOLE_SECTION.match(settings):
+        return settings, True
+    if isinstance(settings, Mapping):
+        keys = {str(key).replace("_", "-"): value for key, value in settings.items()}
+        settings = "".join(f"{key} {value}\n" for key, value in keys.items())
+    elif not isinstance(settings, str):
+        raise TypeError(
+            f"zeo_conf is a dictionary of keys, or keys as text, not {settings!r}"
+        )
+    if re.search(r"^\s*address\s", settings, re.MULTILINE | re.IGNORECASE):
+        raise ConfigurationError(
+            "zeo_conf: the arguments port and host say where to listen; leave the "
+            "address out, or write a whole <zeolite> section as text"
+        )
+    # The file's schema wants an address, which is given elsewhere.
+    return f"<zeolite>\naddress 0\n{settings}\n</zeolite>", False
+
+
+def server_address(
+    port: int | str | os.PathLike[str] | tuple[str, int], host: str
+) -> tuple[str, int] | str:
+    """Return where the arguments of `zeolite.server()` say to listen.
+
+    Raises `TypeError` or `ValueError` for what is no address.
+    """
+    if isinstance(port, str | os.PathLike):
+        path = parse(port)[0]
+        assert isinstance(path, str)
+        return path
+    if isinstance(port, tuple) and len(port) == 2:
+        host, port = port
+    if type(port) is not int:
+        raise TypeError(
+            "port is a number, 0 for any that is free, or the path of a Unix socket, "
+            f"not {port!r}"
+        )
+    if not 0 <= port < 65536:
+        raise ValueError(f"{port} is no port; there are those up to 65535")
+    if not isinstance(host, str):
+        raise TypeError(f'host is a str, "" for all interfaces, not {host!r}')
+    return host, port
 
 
 def with_monitor(
@@ -295,9 +356,28 @@ def open_storage(
             raise ConfigurationError(
                 "storage_conf cannot be used together with path and blob_dir"
             )
+        if not isinstance(storage_conf, str):
+            raise TypeError(
+                "storage_conf is a storage's section as text, such as "
+                f"'<mappingstorage/>', not {storage_conf!r}"
+            )
         return ZODB.config.storageFromString(storage_conf)
     if path is not None:
-        return FileStorage(path, blob_dir=blob_dir)
+        blobs = None if blob_dir is None else _file_path("blob_dir", blob_dir)
+        return FileStorage(_file_path("path", path), blob_dir=blobs)
     if blob_dir is not None:
         raise ConfigurationError("blob_dir needs a path: data in memory have no blobs")
     return MappingStorage()
+
+
+def _file_path(name, value):
+    if isinstance(value, int | tuple):
+        raise TypeError(
+            f"{name} is the path of a file, not {value!r}; write port={value!r} for "
+            "where to listen"
+        )
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is a path (str), not {value!r}")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is empty")
+    return os.fspath(value)
