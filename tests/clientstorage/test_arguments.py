@@ -32,6 +32,7 @@ OID = p64(7)
         ({"keep_alive": -1}, ValueError, "keep_alive .* not negative"),
         ({"keep_alive": 10_001}, ValueError, "keep_alive .* at most 10000"),
         ({"keep_alive": "x"}, TypeError, "keep_alive"),
+        ({"blob_dir": 7}, TypeError, "blob_dir is the path of a directory .*, not 7"),
         ({"blob_progress": 3}, TypeError, "blob_progress is a function, not 3"),
     ],
 )
@@ -42,6 +43,14 @@ def test_of_the_constructor(arguments, error, text):
 
 def test_none_stands_for_the_default(connect):
     connect(wait_timeout=None, disconnect_poll=None, keep_alive=None)
+
+
+def test_empty_paths_are_none(connect, tmp_path, monkeypatch):
+    """As with ZEO, for settings that come from elsewhere, such as the environment."""
+    monkeypatch.chdir(tmp_path)
+    storage, _ = connect(cache="", blob_dir="")
+    assert storage.fshelper is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [b"short", b"more than eight", "text", None, 7])
