@@ -14,7 +14,7 @@ from ZODB.FileStorage import FileStorage
 
 import zeolite
 from tests.support.processes import free_port
-from zeolite.config import server_settings
+from zeolite.adhoc import server_settings
 from zeolite.errors import ClientDisconnected, ConfigurationError
 from zeolite.storageserver.options import ServerOptions
 
@@ -49,6 +49,23 @@ def root(address):
         return dict(connection.root())
     finally:
         connection.close()
+
+
+def test_two_that_find_a_storage_empty(serve, monkeypatch):
+    """Both make its root object, and one is later."""
+    address = serve()
+    tpc_begin = zeolite.ClientStorage.tpc_begin
+
+    def later(storage, *args):
+        monkeypatch.undo()
+        store(address, x=1)
+        return tpc_begin(storage, *args)
+
+    monkeypatch.setattr(zeolite.ClientStorage, "tpc_begin", later)
+    db = zeolite.DB(address)
+    with db.transaction() as connection:
+        assert connection.root()["x"] == 1
+    db.close()
 
 
 def test_in_memory(serve):

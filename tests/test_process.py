@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ import zeolite
 from tests.support.gated import Gates
 from tests.support.processes import free_port, running
 from tests.support.rawclient import RawClient
+from zeolite.errors import ServerException
 
 from .test_commandline import store_and_read, write  # noqa: F401
 
@@ -30,6 +32,32 @@ FILE = """\
 
 #: More than the system keeps for a client that reads nothing.
 LARGE = b"x" * 8_000_000
+
+
+def test_end_with_a_full_disk(tmp_path):
+    """What it cannot write any more was never committed; the rest is there."""
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        db = zeolite.DB(server.address())
+        with db.transaction() as connection:
+            connection.root()["x"] = 1
+        most = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (200_000, most))
+        connection = db.open()
+        for size in (150_000, 60_000):
+            connection.root()["large"] = b"x" * size
+            with pytest.raises(ServerException, match=r"OSError.*File too large"):
+                for _ in range(3):
+                    connection.root()["x"] += 1
+                    transaction.commit()
+            transaction.abort()
+        before = connection.root()["x"]
+        db.close()
+        assert server.kill() == 0
+    said = "\n".join(server.lines)
+    assert "Traceback" not in said
+    assert "stopped serving" in said
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        assert store_and_read(server.address()) == before + 1
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import ZODB
 from ZODB.Connection import Connection
+from ZODB.POSException import ConflictError
 
 from .clientstorage.addresses import Address
 from .clientstorage.storage import ClientStorage
@@ -68,7 +69,11 @@ def DB(addr: Address, *args: Any, **kwargs: Any) -> ZODB.DB:
     """
     storage = client(addr, *args, **kwargs)
     try:
-        return ZODB.DB(storage)
+        try:
+            return ZODB.DB(storage)
+        except ConflictError:
+            # Another client has made the root object of an empty storage first.
+            return ZODB.DB(storage)
     except BaseException:
         storage.close()
         raise
@@ -128,21 +133,22 @@ def server(
     `TypeError` and `ValueError` for arguments that make no sense, and whatever opening the storage or the
     address raises.
     """
-    from . import config
+    from . import adhoc
+    from .errors import ConfigurationError
     from .storageserver.server import StorageServer
     from .wire.channel import format_address
 
-    options, settings, address = config.server_settings(zeo_conf)
+    options, settings, address = adhoc.server_settings(zeo_conf)
     if address is None:
-        address = config.server_address(port, host)
+        address = adhoc.server_address(port, host)
     elif (port, host) != (0, "127.0.0.1"):
-        raise config.ConfigurationError(
+        raise ConfigurationError(
             "there is an address in zeo_conf, and the argument port or host as well"
         )
     if monitor_address is not None:
-        options = config.with_monitor(options, monitor_address)
-    tls = config.server_context(ssl, settings)
-    storage = config.open_storage(path, blob_dir, storage_conf)
+        options = adhoc.with_monitor(options, monitor_address)
+    tls = adhoc.server_context(ssl, settings)
+    storage = adhoc.open_storage(path, blob_dir, storage_conf)
     try:
         running = StorageServer(address, {"1": storage}, options, tls)
     except OSError as error:
