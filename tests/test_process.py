@@ -39,25 +39,25 @@ def test_end_with_a_full_disk(tmp_path):
     with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
         db = zeolite.DB(server.address())
         with db.transaction() as connection:
-            connection.root()["x"] = 1
+            connection.root().update(x=1, large=b"x" * 100_000)
         most = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)[1]
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (200_000, most))
         connection = db.open()
-        for size in (150_000, 60_000):
-            connection.root()["large"] = b"x" * size
+        # The first does not fit into the file of what is not committed yet, the second
+        # does not fit behind what is.
+        for size in (150_000, 10):
+            connection.root()["more"] = b"x" * size
             with pytest.raises(ServerException, match=r"OSError.*File too large"):
-                for _ in range(3):
-                    connection.root()["x"] += 1
-                    transaction.commit()
+                transaction.commit()
             transaction.abort()
-        before = connection.root()["x"]
         db.close()
         assert server.kill() == 0
     said = "\n".join(server.lines)
+    assert "storage 1: closing it failed: OSError: " in said
     assert "Traceback" not in said
     assert "stopped serving" in said
     with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
-        assert store_and_read(server.address()) == before + 1
+        assert store_and_read(server.address()) == 2
 
 
 @pytest.fixture
