@@ -9,6 +9,7 @@ long as that does not hold up whoever stores.
 """
 
 import dataclasses
+import itertools
 import threading
 
 from BTrees.OOBTree import OOTreeSet
@@ -128,6 +129,14 @@ class ClientCache:
         """The number of records."""
         with self._lock:
             return self._count
+
+    def sample(self, count):
+        """Return a list of (oid, start tid) of up to `count` current revisions."""
+        with self._lock:
+            return [
+                (oid, self._map[position + 16 : position + 24])
+                for oid, position in itertools.islice(self._current.items(), count)
+            ]
 
     def contents(self):
         """Return a list of (oid, start tid) of all records."""

@@ -31,6 +31,10 @@ _LARGE = 32 * 1024
 _KEEP_ALIVE = messages.encode(messages.KEEP_ALIVE, 0, messages.REPLY, None)
 
 
+class CallFailed(ConnectionLost):
+    """The server has answered a call with an error."""
+
+
 class Link:
     """Sends calls over a channel to `address` and hands out the replies."""
 
@@ -214,7 +218,7 @@ class Link:
 
         `take` is given what the server says meanwhile, which is otherwise an
         error.  Raises the server's error if it is one that refuses a client, and
-        `ConnectionLost` for any other: a server that is no use.
+        `CallFailed` for any other: a server that is no use.
         """
         call = self.call(name, args)
         while not call.is_done:
@@ -237,9 +241,7 @@ class Link:
             if not call.is_refused:
                 raise
             what = type(error).__name__
-            raise ConnectionLost(
-                f"it answers {name!r} with an error, {what}"
-            ) from error
+            raise CallFailed(f"it answers {name!r} with an error, {what}") from error
 
     def notice_silence(self, seconds):
         """Have `receive` raise `PeerSilent` whenever nothing came for so long."""
