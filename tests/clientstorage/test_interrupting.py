@@ -5,13 +5,15 @@ and nothing may be sent behind half a message.
 """
 
 import signal
-import threading
 
 import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
+from tests.support.processes import free_port
+from zeolite.clientstorage.call import Call
 from zeolite.clientstorage.link import Link
+from zeolite.clientstorage.storage import ClientStorage
 
 from .talking import OID, Background, settle
 
@@ -64,6 +66,11 @@ def raise_interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
+def ctrl_c(*args, **kwargs):
+    """As a user does it, in the main thread."""
+    signal.raise_signal(signal.SIGINT)
+
+
 def is_free(lock):
     """Whether another thread can have a lock."""
     return Background(lock.acquire, False).result()
@@ -110,52 +117,45 @@ class TestSending:
         assert is_free(link._send_lock)
 
 
-class Alarm(Exception):
-    pass
-
-
-@pytest.fixture
-def alarm():
-    """Call it to have `Alarm` raised in this thread soon, in the midst of things."""
-
-    def handle(number, frame):
-        raise Alarm
-
-    before = signal.signal(signal.SIGALRM, handle)
-    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.2)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 class TestStorage:
-    def test_half_a_message(self, fake, connect, alarm):
+    def test_half_a_message(self, fake, connect, monkeypatch):
         """The server takes nothing, so that the record is not sent as a whole."""
-        assert threading.current_thread() is threading.main_thread()
         storage, _ = connect()
+        channel = storage._connection.link()._channel
+        monkeypatch.setattr(channel, "_wait_until_taken", ctrl_c)
         txn = TransactionMetaData()
         storage.tpc_begin(txn)
-        alarm()
-        with pytest.raises(Alarm):
+        with pytest.raises(KeyboardInterrupt):
             storage.store(OID, None, bytes(50_000_000), "", txn)
         storage.tpc_abort(txn)
         settle(storage, fake.accept())
 
-    def test_wait_for_a_reply(self, connect, alarm):
-        """That goes on as if nothing had happened: the reply is not waited for."""
+    def test_wait_for_a_reply(self, connect, monkeypatch):
+        """The connection is as good as before, and the reply means nothing."""
         storage, script = connect()
-        alarm()
-        with pytest.raises(Alarm):
-            storage.getTid(OID)
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "wait", ctrl_c)
+            with pytest.raises(KeyboardInterrupt):
+                storage.getTid(OID)
         message_id, _ = script.expect("getTid")
         script.reply(message_id, p64(1))
         settle(storage, script)
 
-    def test_load_that_another_thread_waits_for(self, connect, alarm):
+    def test_load_that_another_thread_waits_for(self, connect, monkeypatch):
         storage, script = connect()
         other = Background(storage.loadBefore, OID, maxtid)
         message_id, _ = script.expect("loadBefore")
-        alarm()
-        with pytest.raises(Alarm):
-            storage.loadBefore(OID, maxtid)
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "wait", ctrl_c)
+            with pytest.raises(KeyboardInterrupt):
+                storage.loadBefore(OID, maxtid)
         script.reply(message_id, (b"data", p64(1), None))
         assert other.result() == (b"data", p64(1), None)
+
+    def test_wait_for_a_connection(self, monkeypatch):
+        storage = ClientStorage(free_port(), wait=False, wait_timeout=1000)
+        with monkeypatch.context() as patch:
+            patch.setattr(storage._connection._condition, "wait", ctrl_c)
+            with pytest.raises(KeyboardInterrupt):
+                storage.ping()
+        storage.close()
