@@ -117,6 +117,15 @@ class TestSending:
         assert is_free(link._send_lock)
 
 
+@pytest.fixture
+def interruptible():
+    """In the background of a shell the signal is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 class TestStorage:
     def test_half_a_message(self, fake, connect, monkeypatch):
         """The server takes nothing, so that the record is not sent as a whole."""
