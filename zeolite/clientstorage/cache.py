@@ -9,7 +9,6 @@ long as that does not hold up whoever stores.
 """
 
 import dataclasses
-import itertools
 import threading
 
 from BTrees.OOBTree import OOTreeSet
@@ -133,9 +132,13 @@ class ClientCache:
     def sample(self, count):
         """Return a list of (oid, start tid) of up to `count` current revisions."""
         with self._lock:
+            positions = zip(self._current.values(), range(count))
             return [
-                (oid, self._map[position + 16 : position + 24])
-                for oid, position in itertools.islice(self._current.items(), count)
+                (
+                    self._map[position + 8 : position + 16],
+                    self._map[position + 16 : position + 24],
+                )
+                for position, _ in positions
             ]
 
     def contents(self):
