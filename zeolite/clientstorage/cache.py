@@ -133,13 +133,8 @@ class ClientCache:
         """Return a list of (oid, start tid) of up to `count` current revisions."""
         with self._lock:
             positions = zip(self._current.values(), range(count))
-            return [
-                (
-                    self._map[position + 8 : position + 16],
-                    self._map[position + 16 : position + 24],
-                )
-                for position, _ in positions
-            ]
+            found = [self._map[p + 8 : p + 24] for p, _ in positions]
+        return [(both[:8], both[8:]) for both in found]
 
     def contents(self):
         """Return a list of (oid, start tid) of all records."""
