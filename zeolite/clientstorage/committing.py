@@ -183,7 +183,8 @@ class Committing(ConflictResolvingStorage):
         assert not version
         state = self._get(transaction)
         check_oid(oid)
-        if serial is not None:
+        # ZODB's own tests have text of zeros, and servers take it.
+        if serial is not None and serial != "\0" * 8:
             check_id("serial", serial)
         check_bytes("data", data)
         path, name = self._take_blob(state, oid, path)
