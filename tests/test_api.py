@@ -14,9 +14,12 @@ from ZODB.FileStorage import FileStorage
 
 import zeolite
 from tests.support.processes import free_port
-from zeolite.config import server_settings
+from zeolite.adhoc import server_settings
 from zeolite.errors import ClientDisconnected, ConfigurationError
 from zeolite.storageserver.options import ServerOptions
+
+WHOLE_FILE = "<zeo>\naddress 0\n</zeo>\n<filestorage>\npath Data.fs\n</filestorage>"
+WHOLE_LOG = "<zeo>\naddress 0\n</zeo>\n<eventlog>\n</eventlog>"
 
 
 @pytest.fixture
@@ -46,6 +49,23 @@ def root(address):
         return dict(connection.root())
     finally:
         connection.close()
+
+
+def test_two_that_find_a_storage_empty(serve, monkeypatch):
+    """Both make its root object, and one is later."""
+    address = serve()
+    tpc_begin = zeolite.ClientStorage.tpc_begin
+
+    def later(storage, *args):
+        monkeypatch.undo()
+        store(address, x=1)
+        return tpc_begin(storage, *args)
+
+    monkeypatch.setattr(zeolite.ClientStorage, "tpc_begin", later)
+    db = zeolite.DB(address)
+    with db.transaction() as connection:
+        assert connection.root()["x"] == 1
+    db.close()
 
 
 def test_in_memory(serve):
@@ -172,7 +192,7 @@ def test_server_settings(serve, conf):
     ],
 )
 def test_each_limit_is_a_key(key, text, value):
-    options, _ = server_settings({key: text})
+    options, _, _ = server_settings({key: text})
     assert getattr(options, key) == value
     assert options == dataclasses.replace(ServerOptions(), **{key: value})
 
@@ -252,6 +272,69 @@ def test_text_that_is_no_path_of_a_socket(port, tmp_path, monkeypatch):
     with pytest.raises(ValueError):
         zeolite.server(port=port)
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        ({"path": 8100}, TypeError, "write port=8100"),
+        ({"path": ("127.0.0.1", 0)}, TypeError, "write port=.'127.0.0.1', 0."),
+        ({"path": b"Data.fs"}, TypeError, "path is a path .str., not b'Data.fs'"),
+        ({"path": ""}, ValueError, "path is empty"),
+        ({"path": "Data.fs", "blob_dir": 7}, TypeError, "blob_dir is the path"),
+        ({"port": -1}, ValueError, "-1 is no port"),
+        ({"port": 99999}, ValueError, "99999 is no port"),
+        ({"port": None}, TypeError, "port is a number, .* not None"),
+        ({"port": 8100.0}, TypeError, "port is a number, .* not 8100.0"),
+        ({"port": True}, TypeError, "port is a number"),
+        ({"port": ("127.0.0.1", "0")}, TypeError, "port is a number"),
+        ({"port": ("127.0.0.1", 0, 0)}, TypeError, "port is a number"),
+        ({"host": None}, TypeError, "host is a str"),
+        ({"zeo_conf": ["read-only"]}, TypeError, "zeo_conf is a dictionary"),
+        ({"storage_conf": 7}, TypeError, "storage_conf is a storage's section"),
+        ({"zeo_conf": {"address": "1"}}, ConfigurationError, "port and host say"),
+        ({"zeo_conf": "address 8100"}, ConfigurationError, "port and host say"),
+        ({"zeo_conf": {"pid_filename": "x"}}, ConfigurationError, "pid-filename is"),
+        ({"zeo_conf": WHOLE_FILE}, ConfigurationError, "goes into storage_conf"),
+        ({"zeo_conf": WHOLE_LOG}, ConfigurationError, "logs are the script's"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments, error, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=text):
+        zeolite.server(**arguments)
+    assert os.listdir() == []
+
+
+def test_paths_may_be_objects(serve, tmp_path):
+    address = serve(tmp_path / "Data.fs", tmp_path / "blobs", port=tmp_path / "socket")
+    assert address == str(tmp_path / "socket")
+    store(address, x=1)
+    assert (tmp_path / "Data.fs").stat().st_size > 100
+    assert (tmp_path / "blobs").is_dir()
+
+
+def test_server_at_the_address_of_an_earlier_one(serve):
+    address, stop = zeolite.server()
+    stop()
+    assert serve(port=address) == address
+
+
+@pytest.mark.parametrize("section", ["zeo", "zeolite"])
+def test_whole_section_with_its_address(serve, section):
+    port = free_port()
+    conf = f"# Ours.\n<{section}>\naddress 127.0.0.1:{port}\nread-only true\n"
+    conf += f"</{section}>"
+    assert serve(zeo_conf=conf) == ("127.0.0.1", port)
+    storage = zeolite.client(port, read_only=True)
+    assert storage.isReadOnly()
+    storage.close()
+
+
+def test_two_addresses(serve):
+    conf = f"<zeo>\naddress {free_port()}\n</zeo>"
+    with pytest.raises(ConfigurationError, match="there is an address in zeo_conf"):
+        zeolite.server(zeo_conf=conf, port=free_port())
 
 
 def test_address_in_use_is_named(serve):

@@ -111,6 +111,19 @@ def test_ad_hoc(tmp_path):
     assert (tmp_path / "Data.fs").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments", [("-a", "127.0.0.1:0", "-f", "x"), ("--configure", "zeolite.conf")]
+)
+def test_options_of_runzeo(tmp_path, write, arguments):
+    write(FILE.replace("</zeolite>", "pid-filename other.pid\n</zeolite>"))
+    with running(*arguments, "--pid-file", "zeo.pid", cwd=tmp_path) as server:
+        server.address()
+        assert (tmp_path / "zeo.pid").read_text().strip() == str(server.pid)
+        assert not (tmp_path / "other.pid").exists()
+        assert server.kill() == 0
+    assert not (tmp_path / "zeo.pid").exists()
+
+
 def test_ad_hoc_port_is_on_loopback(tmp_path):
     with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
         assert server.address()[0] == "127.0.0.1"
@@ -178,7 +191,7 @@ def test_options_that_do_not_go_together(tmp_path):
     "arguments, words",
     [
         (["--port", "1"], "unrecognized arguments: --port 1; see python -m zeolite -h"),
-        (["-C"], "argument -C/--configuration: expected one argument"),
+        (["-C"], "argument -C/--configuration.*: expected one argument"),
         (["bake"], "no subcommand 'bake', only "),
         (["cache", "--what"], "--?what.*; see python -m zeolite cache -h|required"),
     ],
@@ -306,7 +319,26 @@ def test_a_server_on_another_server(tmp_path, write, line):
         (FILE[FILE.index("<file") :], None, "needs one <zeolite> section"),
         (FILE + "<cake>\n</cake>\n", 7, "cake.*%import PACKAGE"),
         (FILE.replace("Data.fs", "none/Data.fs"), 5, "none/Data.fs"),
-        (FILE.replace("Data.fs", "zeolite.conf"), 4, "storage '1' cannot be opened"),
+        (
+            FILE.replace("Data.fs", "zeolite.conf"),
+            4,
+            "cannot be opened: zeolite.conf is no file storage, or its beginning",
+        ),
+        (
+            FILE.replace("</zeolite>", "authentication-realm x\n</zeolite>"),
+            3,
+            "no passwords; leave it out, and use certificates",
+        ),
+        (
+            FILE.replace("</zeolite>", "invalidation_age 3\n</zeolite>"),
+            3,
+            "keys have hyphens: invalidation-age",
+        ),
+        (
+            FILE.replace("</zeolite>", "Address 8100\n</zeolite>"),
+            3,
+            "'Address' is given twice; leave one out",
+        ),
         (FILE.replace("</zeolite>", "slow-call -1\n</zeolite>"), 3, "-1"),
         (FILE.replace("</zeolite>", "waiting-warning -1\n</zeolite>"), 3, "-1"),
         (
@@ -336,6 +368,12 @@ def test_mistakes_in_the_file(tmp_path, write, text, line, words):
     where = rf"zeolite\.conf, line {line}: " if line else r"zeolite\.conf"
     assert re.search(where, said), said
     assert re.search(words, said), said
+
+
+def test_file_with_a_byte_order_mark(tmp_path, write):
+    write("\ufeff" + FILE)
+    with running("-C", "zeolite.conf", cwd=tmp_path) as server:
+        server.address()
 
 
 def test_file_that_is_not_there(tmp_path):

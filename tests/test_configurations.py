@@ -220,7 +220,7 @@ REFUSED = {
             "authentication-database /var/tmp/users.db\n"
             "authentication-realm ZEO"
         ),
-        "line 8: .*authentication-protocol.* not a known key name; see .*example",
+        "line 8: .*authentication-protocol.* known key name; there are no passwords; .* certificates",
     ),
     "plone, zrs": (
         "%import zc.zrs\n<zeo>\n address 8090\n</zeo>\n<zrs 1>\n"

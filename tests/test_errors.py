@@ -42,6 +42,14 @@ KNOWN_TO_ZEO = (
 )
 
 
+def test_error_without_details_is_readable():
+    for details in ((), ("",), None):
+        error = ServerException("builtins.AssertionError", details)
+        assert str(error) == (
+            "the server failed with builtins.AssertionError; its log says more"
+        )
+
+
 def name(error):
     return type(error).__name__
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ import zeolite
 from tests.support.gated import Gates
 from tests.support.processes import free_port, running
 from tests.support.rawclient import RawClient
+from zeolite.errors import ServerException
 
 from .test_commandline import store_and_read, write  # noqa: F401
 
@@ -30,6 +32,32 @@ FILE = """\
 
 #: More than the system keeps for a client that reads nothing.
 LARGE = b"x" * 8_000_000
+
+
+def test_end_with_a_full_disk(tmp_path):
+    """What it cannot write any more was never committed; the rest is there."""
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        db = zeolite.DB(server.address())
+        with db.transaction() as connection:
+            connection.root().update(x=1, large=b"x" * 100_000)
+        most = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (200_000, most))
+        connection = db.open()
+        # The first does not fit into the file of what is not committed yet, the second
+        # does not fit behind what is.
+        for size in (150_000, 10):
+            connection.root()["more"] = b"x" * size
+            with pytest.raises(ServerException, match=r"OSError.*File too large"):
+                transaction.commit()
+            transaction.abort()
+        db.close()
+        assert server.kill() == 0
+    said = "\n".join(server.lines)
+    assert "storage 1: closing it failed: OSError: " in said
+    assert "Traceback" not in said
+    assert "stopped serving" in said
+    with running("-a", "0", "-f", "Data.fs", cwd=tmp_path) as server:
+        assert store_and_read(server.address()) == 2
 
 
 @pytest.fixture

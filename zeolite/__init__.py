@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import ZODB
 from ZODB.Connection import Connection
+from ZODB.POSException import ConflictError
 
 from .clientstorage.addresses import Address
 from .clientstorage.storage import ClientStorage
@@ -68,7 +69,11 @@ def DB(addr: Address, *args: Any, **kwargs: Any) -> ZODB.DB:
     """
     storage = client(addr, *args, **kwargs)
     try:
-        return ZODB.DB(storage)
+        try:
+            return ZODB.DB(storage)
+        except ConflictError:
+            # Another client has made the root object of an empty storage first.
+            return ZODB.DB(storage)
     except BaseException:
         storage.close()
         raise
@@ -89,7 +94,7 @@ def server(
     blob_dir: str | os.PathLike[str] | None = None,
     storage_conf: str | None = None,
     zeo_conf: Mapping[str, object] | str | None = None,
-    port: int | str = 0,
+    port: int | str | os.PathLike[str] | tuple[str, int] = 0,
     host: str = "127.0.0.1",
     ssl: ssl_module.SSLContext | None = None,
     monitor_address: int | str | tuple[str, int] | None = None,
@@ -109,10 +114,11 @@ def server(
         A ZODB storage section as text, instead of `path`.
     zeo_conf
         Settings of the server: a dictionary with the keys of a `<zeolite>`
-        section, or such keys as text, which may have an `<ssl>` section.
+        section, or such keys as text, which may have an `<ssl>` section; or all of
+        such a section as text, with its address.
     port
-        The port (int) on `host`, 0 for any that is free; or the path (str) of a
-        Unix socket.
+        The port (int) on `host`, 0 for any that is free; the path (str) of a Unix
+        socket; or a pair of host and port, such as the address of an earlier server.
     host
         The host or address (str) to listen at; "" is for all interfaces.
     ssl
@@ -124,20 +130,25 @@ def server(
         real one.  Without it there is no such server.
 
     Raises `zeolite.errors.ConfigurationError` for settings that cannot work,
-    `ValueError` for what is no address, and whatever opening the storage or the
+    `TypeError` and `ValueError` for arguments that make no sense, and whatever opening the storage or the
     address raises.
     """
-    from . import config
-    from .clientstorage.addresses import parse
+    from . import adhoc
+    from .errors import ConfigurationError
     from .storageserver.server import StorageServer
     from .wire.channel import format_address
 
-    options, settings = config.server_settings(zeo_conf)
+    options, settings, address = adhoc.server_settings(zeo_conf)
+    if address is None:
+        address = adhoc.server_address(port, host)
+    elif (port, host) != (0, "127.0.0.1"):
+        raise ConfigurationError(
+            "there is an address in zeo_conf, and the argument port or host as well"
+        )
     if monitor_address is not None:
-        options = config.with_monitor(options, monitor_address)
-    tls = config.server_context(ssl, settings)
-    address = parse(port)[0] if isinstance(port, str) else (host, port)
-    storage = config.open_storage(path, blob_dir, storage_conf)
+        options = adhoc.with_monitor(options, monitor_address)
+    tls = adhoc.server_context(ssl, settings)
+    storage = adhoc.open_storage(path, blob_dir, storage_conf)
     try:
         running = StorageServer(address, {"1": storage}, options, tls)
     except OSError as error:

@@ -38,7 +38,11 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-C", "--configuration", metavar="FILE", help="the configuration file"
+        "-C",
+        "--configuration",
+        "--configure",
+        metavar="FILE",
+        help="the configuration file",
     )
     parser.add_argument(
         "-a",
@@ -52,6 +56,11 @@ def main(argv=None):
         metavar="SECONDS",
         help="how long a transaction may take to commit (default: 30)",
     )
+    parser.add_argument(
+        "--pid-file",
+        metavar="FILE",
+        help="where to write the process's number, in place of the file's pid-filename",
+    )
     parser.add_argument("--version", action="version", version=_versions())
     if argv and not argv[0].startswith("-"):
         parser.error(
@@ -59,7 +68,10 @@ def main(argv=None):
         )
     arguments = parser.parse_args(argv)
     try:
-        return process.serve(_configuration(parser, arguments))
+        configuration = _configuration(parser, arguments)
+        if arguments.pid_file is not None:
+            configuration.section.pid_filename = arguments.pid_file
+        return process.serve(configuration)
     except ConfigurationError as error:
         commands.complain(error)
         return 2

@@ -11,22 +11,16 @@ import io
 import os
 import pathlib
 import re
-import ssl
-from collections.abc import Mapping
 from typing import Any
 
 import ZConfig
 import ZODB.config
-from ZODB.FileStorage import FileStorage
-from ZODB.MappingStorage import MappingStorage
 
 from .clientstorage.storage import ClientStorage
 from .configloader import Loader, Place
-from .datatypes import monitor_address
 from .errors import ConfigurationError
 from .storageserver.admission import is_everywhere
 from .storageserver.options import ServerOptions
-from .wire.tlssettings import TLSSettings
 
 #: What a `ServerConfiguration` has for a path if it comes from no file.
 COMMAND_LINE = "the command line"
@@ -172,7 +166,8 @@ def read_server_file(path: str | os.PathLike[str]) -> ServerConfiguration:
     Raises `ConfigurationError`.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        # Some editors begin a file with a byte order mark.
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"{path}: cannot be read: {reason}") from error
@@ -189,7 +184,9 @@ def _message(error):
     if "section type 'zodb.storage'" in text:
         return "it needs a section for a storage, such as <filestorage>"
     if "not a known key name" in text or "unknown key" in text:
-        return f"{text}; see zeolite.conf.example for the keys there are"
+        return f"{text}; {_remedy_for_key(text)}"
+    if match := _TWICE.search(text):
+        return f"{match[1]} is given twice; leave one out"
     if "unknown type name" in text:
         return (
             f"{text}; is it spelled right?  The section of a package needs a line "
@@ -201,6 +198,24 @@ def _message(error):
             "for applications"
         )
     return text
+
+
+#: What ZConfig says of a key that may be given once.
+_TWICE = re.compile(r"('[^']*') does not support multiple values")
+
+
+def _remedy_for_key(text):
+    """What to do about an unknown key, from what ZConfig says."""
+    key = re.search("'([^']*)'", text)
+    if key and key[1].lower().startswith("authentication-"):
+        return (
+            "there are no passwords; leave it out, and use certificates: see the <ssl> "
+            "section in zeolite.conf.example"
+        )
+    if key and "_" in key[1]:
+        hyphens = key[1].replace("_", "-")
+        return f"keys have hyphens: {hyphens}; see zeolite.conf.example"
+    return "see zeolite.conf.example for the keys there are"
 
 
 # A client storage by itself.
@@ -216,88 +231,3 @@ def client_section(schema: Any, text: str) -> ClientStorageSection:
     except ZConfig.ConfigurationError as error:
         raise ConfigurationError(_message(error)) from error
     return found.storage
-
-
-# What `zeolite.server()` takes.
-
-
-def server_settings(
-    settings: Mapping[str, object] | str | None,
-) -> tuple[ServerOptions, TLSSettings | None]:
-    """Return `ServerOptions`, and `TLSSettings` or None.
-
-    `settings` is a dictionary or text of keys, or None.
-    """
-    if not settings:
-        return ServerOptions(), None
-    if not isinstance(settings, str):
-        settings = "".join(
-            f"{key.replace('_', '-')} {value}\n" for key, value in settings.items()
-        )
-    # The file's schema wants an address and a storage, which are given elsewhere.
-    text = f"<zeolite>\naddress 0\n{settings}\n</zeolite>\n<mappingstorage/>\n"
-    section = ServerConfiguration("zeo_conf", text).section
-    return section.options, section.tls
-
-
-def with_monitor(
-    options: ServerOptions, address: int | str | tuple[str, int]
-) -> ServerOptions:
-    """Return `ServerOptions` with a monitor at `address`.
-
-    That is a port (int) on this machine, a pair of host and port, or text as in a
-    file.
-    """
-    if options.monitor_address is not None:
-        raise ConfigurationError(
-            "there is a monitor-address in zeo_conf, and the argument as well"
-        )
-    if not isinstance(address, tuple):
-        address = monitor_address(str(address))
-    return dataclasses.replace(options, monitor_address=address)
-
-
-def server_context(
-    context: ssl.SSLContext | None, settings: TLSSettings | None
-) -> ssl.SSLContext | None:
-    """Return the `ssl.SSLContext` of a server, or None.
-
-    It is given, or there are `TLSSettings` for one, or neither.
-    """
-    if context is None:
-        return settings.server_context() if settings else None
-    if settings is not None:
-        raise ConfigurationError(
-            "there is an ssl section, and the argument ssl as well"
-        )
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"ssl is an ssl.SSLContext, not {context!r}")
-    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
-        raise ValueError(
-            "ssl is a client's SSLContext; make one for "
-            "ssl.Purpose.CLIENT_AUTH, or with ssl.PROTOCOL_TLS_SERVER"
-        )
-    return context
-
-
-def open_storage(
-    path: str | os.PathLike[str] | None,
-    blob_dir: str | os.PathLike[str] | None,
-    storage_conf: str | None,
-) -> Any:
-    """Return the storage that is meant.
-
-    Raises `ConfigurationError` if the arguments contradict each other, and
-    whatever opening it raises.
-    """
-    if storage_conf is not None:
-        if path is not None or blob_dir is not None:
-            raise ConfigurationError(
-                "storage_conf cannot be used together with path and blob_dir"
-            )
-        return ZODB.config.storageFromString(storage_conf)
-    if path is not None:
-        return FileStorage(path, blob_dir=blob_dir)
-    if blob_dir is not None:
-        raise ConfigurationError("blob_dir needs a path: data in memory have no blobs")
-    return MappingStorage()

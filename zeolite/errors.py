@@ -63,7 +63,8 @@ class ServerException(ClientStorageError):
         name, details = self.args
         if isinstance(details, tuple):
             details = ", ".join(map(str, details))
-        return f"the server failed with {name}: {details}; its log says more"
+        what = f"{name}: {details}" if details else name
+        return f"the server failed with {what}; its log says more"
 
 
 class ProtocolError(ClientStorageError):

@@ -24,6 +24,7 @@ from zeolite.wire.channel import format_address
         (pathlib.Path("run/socket"), ["run/socket"]),
         (("[::1]", 8100), [("::1", 8100)]),
         (["./localhost", 8100], ["./localhost", ("127.0.0.1", 8100)]),
+        ((("db1", 1), ("db2", 2)), [("db1", 1), ("db2", 2)]),
         ([8100, ("::1", 8200)], [("127.0.0.1", 8100), ("::1", 8200)]),
     ],
 )
@@ -51,6 +52,9 @@ def test_parse(given, expected):
         (("host", "8100"), TypeError),
         (("host", 1, 2), TypeError),
         ((1, 2), TypeError),
+        ((), TypeError),
+        ((("db1", 1), 8100), TypeError),
+        ({8100}, TypeError),
     ],
 )
 def test_what_is_no_address(given, error):

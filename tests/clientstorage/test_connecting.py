@@ -245,7 +245,7 @@ class TestReasons:
         assert "an SSH server" in parts[0]
         assert parts[2:] == [
             f"127.0.0.1:{refused[1]}: Connection refused",
-            f"{path}: No such file or directory",
+            f"{path}: there is no such Unix socket",
         ]
 
     @pytest.mark.parametrize("wrong", ["x", "1 "])

@@ -8,6 +8,7 @@ import threading
 import pytest
 from ZODB.utils import maxtid, p64
 
+from tests.support.blocking import Gate
 from tests.support.rawclient import RawClient
 from zeolite.clientstorage.link import SLOW_CALLS, Link
 from zeolite.errors import ClientDisconnected
@@ -89,7 +90,7 @@ class TestProbes:
             link.reply(self.probe(link), 0, None)
 
     @pytest.mark.parametrize("slow", ["a call", "an upload", "a blocked send"])
-    def test_what_may_take_long_has_longer(self, link, slow):
+    def test_what_may_take_long_has_longer(self, link, stack, slow):
         if slow == "a call":
             link.call("tpc_finish", (1,))
             link._channel.sent.get()
@@ -97,7 +98,11 @@ class TestProbes:
         if slow == "an upload":
             link.post(b"much")
         elif slow == "a blocked send":
-            link._send_lock.acquire()
+            gate = Gate()
+            stack.callback(gate.open)
+            link._channel.send = lambda data: gate.stop_here()
+            Background(link._send, b"much")
+            gate.wait_until_reached()
         for _ in range(SLOW_CALLS - 1):
             link.probe()
         with pytest.raises(PeerSilent):

@@ -129,6 +129,7 @@ class TestVerifying:
 
     def test_up_to_date(self, fake, stack, filled):
         storage, script = self.connected(fake, stack, filled, p64(5))
+        assert script.answer("getTid", p64(3)) == (OID,)
         settle(storage, script)
         assert storage.loadBefore(OID, maxtid) == (b"old", p64(3), None)
         assert storage.lastTransaction() == p64(5)
@@ -178,6 +179,70 @@ class TestVerifying:
         assert "error in a subscriber of StaleCache" in caplog.text
         assert "my fault" in caplog.text
 
+    @pytest.mark.parametrize(
+        "tid, answers",
+        [(p64(5), {}), (p64(9), {"getInvalidations": (p64(9), [p64(8)])})],
+    )
+    @pytest.mark.parametrize("found", [p64(2), p64(4)])
+    def test_of_another_database(
+        self, fake, stack, filled, caplog, monkeypatch, tid, answers, found
+    ):
+        """The server has not told that the object has changed, but has it otherwise."""
+        events = []
+        monkeypatch.setattr(ZODB.event, "notify", events.append)
+        storage = ClientStorage(
+            fake.address, cache=filled, wait=False, wait_timeout=20, name="app"
+        )
+        stack.callback(storage.close)
+        database = Database()
+        storage.registerDB(database)
+        script = fake.accept(tid)
+        for name, answer in answers.items():
+            script.answer(name, answer)
+        assert script.answer("getTid", found) == (OID,)
+        settle(storage, script)
+        assert "everything" in database.told
+        loaded(storage, script, b"theirs", found)
+        assert storage.lastTransaction() == tid
+        assert [type(event) for event in events] == [StaleCache]
+        [critical] = [r for r in caplog.records if r.levelno == logging.CRITICAL]
+        for words in (filled, OID.hex(), p64(3).hex(), found.hex(), "another database"):
+            assert words in critical.getMessage()
+        script.close()
+        script = fake.accept(tid)  # It is not asked again.
+        settle(storage, script)
+
+    def test_server_that_has_lost_its_own(self, fake, stack, filled):
+        """It cannot say what it has; it is asked the next time."""
+        storage, script = self.connected(fake, stack, filled, p64(5))
+        message_id, _ = script.expect("getTid")
+        script.fail(message_id, "zeolite.errors.ClientDisconnected", ("not now",))
+        settle(storage, script)
+        assert storage.loadBefore(OID, maxtid) == (b"old", p64(3), None)
+        script.close()
+        script = fake.accept(p64(5))
+        script.answer("getTid", p64(3))
+        settle(storage, script)
+
+    def test_objects_that_are_gone_or_change_meanwhile(self, fake, stack, path):
+        """What was packed away says nothing, nor does a commit of this moment."""
+        cache = ClientCache(path, 1024 * 1024)
+        for number in range(5):
+            cache.store(p64(number), p64(3), None, b"old")
+        cache.setLastTid(p64(5))
+        cache.close()
+        storage, script = self.connected(fake, stack, path, p64(5))
+        message_id, args = script.expect("getTid")
+        assert args == (p64(0),)
+        script.fail(message_id, "ZODB.POSException.POSKeyError", (p64(0),))
+        script.call("invalidateTransaction", p64(6), [p64(1)])
+        assert script.answer("getTid", p64(6)) == (p64(1),)
+        assert script.answer("getTid", p64(3)) == (p64(2),)
+        settle(storage, script)  # No more than three.
+        assert storage.loadBefore(p64(4), maxtid) == (b"old", p64(3), None)
+        assert storage.loadBefore(p64(1), p64(6)) == (b"old", p64(3), p64(6))
+        assert storage.lastTransaction() == p64(6)
+
     def test_newer_than_the_server(self, fake, stack, filled):
         opening = Background(
             lambda: ClientStorage(fake.address, cache=filled, wait_timeout=10)
@@ -210,6 +275,7 @@ class TestVerifying:
 
     def test_last_tid_is_not_ahead_of_the_invalidations(self, fake, stack, filled):
         storage, script = self.connected(fake, stack, filled, p64(5))
+        script.answer("getTid", p64(3))
         settle(storage, script)
         written = []
         set_tid = storage._cache._file.set_tid
@@ -295,6 +361,37 @@ class TestCacheObjects:
         cache = ClientCache(path, 1024 * 1024)
         assert verifyObject(IClientCache, cache)
         cache.close()
+
+
+class TestAnotherDatabase:
+    @pytest.mark.parametrize("kind", ["zeolite", "ZEO"])
+    def test_nothing_of_it_is_read(self, path, tmp_path, kind, caplog):
+        """One file for two applications, and both begin with the object 0."""
+        import ZEO
+
+        addresses, stops = [], []
+        for number in (1, 2):
+            module = zeolite if number == 1 or kind == "zeolite" else ZEO
+            address, stop = module.server(str(tmp_path / f"Data{number}.fs"))
+            addresses.append(address)
+            stops.append(stop)
+            db = zeolite.DB(address)
+            with db.transaction() as connection:
+                root = connection.root()
+                root.update(number=number, child=type(root)())
+            db.close()
+        for number, address in enumerate(addresses, 1):
+            db = zeolite.DB(address)
+            with db.transaction() as connection:
+                connection.root()["child"]["x"] = 1
+            db.close()
+            db = zeolite.DB(address, cache=path)
+            with db.transaction() as connection:
+                assert connection.root()["number"] == number
+            db.close()
+        assert "another database" in caplog.text
+        for stop in stops:
+            stop()
 
 
 CLIENT = """

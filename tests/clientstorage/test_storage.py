@@ -274,7 +274,7 @@ class TestConnecting:
         with pytest.raises(ClientDisconnected) as error:
             ClientStorage([port, path], wait_timeout=0.2)
         assert f"127.0.0.1:{port}: Connection refused" in str(error.value)
-        assert f"{path}: No such file" in str(error.value)
+        assert f"{path}: there is no such Unix socket" in str(error.value)
 
     def test_without_waiting(self, fake, stack):
         port = free_port()

@@ -45,6 +45,35 @@ def test_serving_and_closed(subscribe, server):
     client.close()
 
 
+class Stubborn(BlockingStorage):
+    """Cannot be closed at once, as a file storage whose disk is full."""
+
+    def __init__(self):
+        super().__init__()
+        self.closings = 0
+
+    def close(self):
+        self.closings += 1
+        if self.closings == 1:
+            raise OSError(28, "No space left on device")
+
+
+def test_storage_that_cannot_be_closed(subscribe, caplog):
+    """It keeps no other from being closed, and whoever waits for the end is told."""
+    seen, stubborn, other = [], Stubborn(), BlockingStorage()
+    server = StorageServer(("127.0.0.1", 0), {"1": stubborn, "2": other})
+    subscribe(seen.append)
+    server.start()
+    server.stop()
+    assert stubborn.closings == 2
+    assert not other.opened()
+    assert isinstance(seen[-1], Closed)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert said == (
+        "storage 1: closing it failed: OSError: [Errno 28] No space left on device"
+    )
+
+
 def test_real_port_is_told(subscribe, server):
     addresses = []
     subscribe(lambda event: addresses.append(getattr(event, "address", None)))

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
 from zeolite.storageserver import reports
+from zeolite.storageserver.commit import Transaction
 
 
 @pytest.fixture
@@ -78,6 +80,25 @@ class TestWaiting:
         assert [n for n in levels if levels[n] == logging.CRITICAL] == [10]
         # At most one line a second at each of these levels.
         assert {levels[n] for n in (1, 2, 3, 5, 9, 11)} == {logging.DEBUG}
+
+    def test_who_has_just_got_the_lock_does_not_wait_for_it(
+        self, queue, said, monkeypatch
+    ):
+        gate, run_vote = Gate(), Transaction.run_vote
+
+        def gated(transaction):
+            gate.stop_here()
+            run_vote(transaction)
+
+        server, holder, _ = queue(1)
+        late = label(server.connect(), "late")
+        monkeypatch.setattr(Transaction, "run_vote", gated)
+        holder.ask("tpc_abort", 1)
+        gate.wait_until_reached()
+        start_vote(server, late, 3)
+        line, _ = said("client late .* waits for the commit lock")
+        assert re.search(r"client app0 .* had it for \d\.\d{3} s and is about", line)
+        gate.open()
 
     def test_it_is_told_again_after_a_while(self, queue, said, monkeypatch):
         monkeypatch.setattr(reports, "_PAUSE", 0)

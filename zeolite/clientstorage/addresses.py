@@ -6,7 +6,14 @@ import threading
 from typing import Any
 
 #: What users may give as the argument `addr`; a list has addresses.
-Address = int | tuple[str | None, int] | str | os.PathLike[str] | list[Any]
+Address = (
+    int
+    | tuple[str | None, int]
+    | tuple[tuple[str | None, int], ...]
+    | str
+    | os.PathLike[str]
+    | list[Any]
+)
 
 
 def parse(addr: Address) -> list[tuple[str, int] | str]:
@@ -16,6 +23,8 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
     Unix socket, or a list of these.  Raises `TypeError` or `ValueError` for
     anything else.
     """
+    if isinstance(addr, tuple) and addr and all(type(part) is tuple for part in addr):
+        addr = list(addr)  # It could be nothing else, and ZEO takes it.
     if isinstance(addr, list):
         if not addr:
             raise ValueError("no address was given")

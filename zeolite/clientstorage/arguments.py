@@ -1,8 +1,11 @@
 """What callers may pass, checked before it costs the connection."""
 
 import math
+import pickle
 import ssl
 import threading
+
+from ..wire.messages import load_plain
 
 
 def text(name, value):
@@ -54,6 +57,46 @@ def tls(name, context, host_name, host, addrs):
             f"{host_name} (server-hostname), or switch check_hostname off"
         )
     return context, host
+
+
+def function(name, value):
+    """Return an argument that is to be callable, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is a function, not {value!r}")
+    return value
+
+
+def check_number(name, value):
+    """Raise unless `value` is a whole number."""
+    if type(value) is not int:
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+
+
+def check_time(name, value):
+    """Raise unless `value` is a number of seconds, whether or not it makes sense."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number, not {value!r}")
+
+
+def check_bytes(name, value):
+    """Raise unless `value` is bytes, which may be long."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{name} is bytes, not {type(value).__name__}")
+
+
+def check_specification(value):
+    """Raise unless `value` says which transactions `undoInfo` is to tell of."""
+    if value is None:
+        return
+    if type(value) is not dict:
+        raise TypeError(f"specification is a dictionary, not {value!r}")
+    try:
+        load_plain(pickle.dumps(value, 3))
+    except Exception as error:
+        raise TypeError(
+            f"specification may have numbers, text and the like, and nothing else: "
+            f"{error}"
+        ) from error
 
 
 def check_id(name, value):

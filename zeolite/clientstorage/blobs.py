@@ -74,8 +74,10 @@ def open_directory(path, shared, size, check):
         raise ConfigurationError(
             f"blob_cache_size_check: {check!r} is not a percentage from 0 to 99"
         )
-    if path is None:
+    if path is None or path == "":  # As with ZEO: a setting that was left empty.
         return NoDirectory()
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"blob_dir is the path of a directory (str), not {path!r}")
     return SharedDirectory(path) if shared else CacheDirectory(path, size, check)
 
 

@@ -73,14 +73,15 @@ class DiskSync:
     """
 
     def __init__(self):
-        self._condition = threading.Condition()  # Guards the three below.
+        self._lock = threading.RLock()  # Guards the three below.
+        self._condition = threading.Condition(self._lock)
         self._paths = []
         self._thread = None
         self._closed = False
 
     def later(self, path):
         """A marked file is there, with its name; it is synced in a while."""
-        with self._condition:
+        with self._lock:
             self._paths.append(path)
             if self._closed or self._thread is not None:
                 return  # After closing, a mark stays until somebody else comes.
@@ -94,7 +95,7 @@ class DiskSync:
 
     def close(self):
         """Sync what is left, and end the thread."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             self._condition.notify()
             thread = self._thread
@@ -108,7 +109,7 @@ class DiskSync:
 
     def _next(self):
         """Return what has waited long enough; without any, the thread has ended."""
-        with self._condition:
+        with self._lock:
             if self._paths:
                 self._condition.wait_for(lambda: self._closed, DELAY)
             paths, self._paths = self._paths, []

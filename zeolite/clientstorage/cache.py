@@ -134,6 +134,13 @@ class ClientCache:
         with self._lock:
             return self._count
 
+    def sample(self, count):
+        """Return a list of (oid, start tid) of up to `count` current revisions."""
+        with self._lock:
+            positions = zip(self._current.values(), range(count))
+            found = [self._map[p + 8 : p + 24] for p, _ in positions]
+        return [(both[:8], both[8:]) for both in found]
+
     def contents(self):
         """Return a list of (oid, start tid) of all records."""
         with self._lock:

@@ -37,8 +37,9 @@ class Call:
 
     def wait(self):
         """Wait for the reply; return the result or raise the error."""
-        self._done.acquire()
-        self._done.release()  # The next one may want to know as well.
+        # The next one may want to know as well, even if a signal's handler raises here.
+        with self._done:
+            pass
         if self._error is not None:
             raise self._error
         return self._result

@@ -20,7 +20,7 @@ from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupporte
 from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
 from . import transfer
 from .answers import are_new_oids, checked, is_vote_or_none
-from .arguments import check_id, check_oid
+from .arguments import check_bytes, check_id, check_oid
 from .copying import copy_transactions
 from .indoubt import check_not_committed
 from .transaction import ClientTransaction, extension_of
@@ -112,6 +112,7 @@ class Committing(ConflictResolvingStorage):
         check_oid(oid)
         if serial is not None:
             check_id("serial", serial)
+        check_bytes("data", data)
         state.remember(oid, data)
         self._gather(state, "storea", oid, serial, data, state.id)
 
@@ -135,6 +136,8 @@ class Committing(ConflictResolvingStorage):
         check_id("serial", serial)
         if prev_txn is not None:
             check_id("prev_txn", prev_txn)
+        if data is not None:
+            check_bytes("data", data)
         state.forget([oid])
         self._gather(state, "restorea", oid, serial, data, prev_txn, state.id)
 
@@ -149,6 +152,7 @@ class Committing(ConflictResolvingStorage):
     def undo(self, transaction_id: bytes, transaction: Any) -> None:
         """Undo a transaction; what that changes is known when it votes."""
         state = self._get(transaction)
+        check_bytes("transaction_id", transaction_id)
         self._gather(state, "undoa", transaction_id, state.id)
 
     def copyTransactionsFrom(self, other: Any, verbose: int = 0) -> None:
@@ -178,6 +182,11 @@ class Committing(ConflictResolvingStorage):
         """Store an object and its blob, the file at `path`, which is taken over."""
         assert not version
         state = self._get(transaction)
+        check_oid(oid)
+        # ZODB's own tests have text of zeros, and servers take it.
+        if serial is not None and serial != "\0" * 8:
+            check_id("serial", serial)
+        check_bytes("data", data)
         path, name = self._take_blob(state, oid, path)
         state.remember(oid, data)
         if name is None:
@@ -198,6 +207,11 @@ class Committing(ConflictResolvingStorage):
         state = self._get(transaction)
         if not state.link.is_zeolite:
             raise Unsupported("the server cannot restore blobs")
+        check_oid(oid)
+        check_id("serial", serial)
+        if prev_txn is not None:
+            check_id("prev_txn", prev_txn)
+        check_bytes("data", data)
         path, name = self._take_blob(state, oid, path)
         state.forget([oid])
         args = "restoreBlob", oid, serial, data, name, prev_txn, state.id

@@ -308,6 +308,10 @@ class _Attempt:
             if self._is_cancelled:
                 raise ConnectionLost("it is not wanted any more")
             channel.connect(place, deadline_in(CONNECT_TIMEOUT))
+        except FileNotFoundError as error:
+            channel.close()
+            reason = "there is no such Unix socket"
+            raise FileNotFoundError(error.errno, reason) from error
         except BaseException:
             channel.close()
             raise

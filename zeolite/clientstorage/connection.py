@@ -66,7 +66,10 @@ class Connection:
         self._poll = poll
         self._label = label
         self._resolver = addresses.Resolver()
-        self._condition = threading.Condition()  # Guards all of the below.
+        # Guards all of the below.  Entered by itself, because a condition's `with` may
+        # leave the lock behind if a signal's handler raises.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._closed = False
         self._search = None
         self._connecting = None
@@ -89,7 +92,7 @@ class Connection:
 
     def close(self):
         """Disconnect for good and end the thread."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             self._condition.notify_all()
             self._cancel_searches()
@@ -101,7 +104,7 @@ class Connection:
 
     def set_addresses(self, addrs):
         """Search at these addresses from now on; keep a connection that works."""
-        with self._condition:
+        with self._lock:
             self._addresses = addrs
             self._reasons.clear()
             self._refusal = None
@@ -137,7 +140,7 @@ class Connection:
     def _wait_for_link(self, stop_if_refused):
         if threading.current_thread() is self._thread:
             raise ClientDisconnected("the reader thread cannot wait for itself")
-        with self._condition:
+        with self._lock:
             self._condition.wait_for(
                 lambda: (
                     self._link or self._closed or (stop_if_refused and self._refusal)
@@ -174,7 +177,7 @@ class Connection:
                 self._failed(self._addresses[0], error)
             pause = min(self._poll, SHORT)
             if time.monotonic() - since < pause:
-                with self._condition:  # Do not spin if it goes wrong at once.
+                with self._lock:  # Do not spin if it goes wrong at once.
                     if not (self._closed or self._better_link):
                         self._condition.wait(pause * random.uniform(0.75, 1.25))
         if self._better_link is not None:
@@ -183,7 +186,7 @@ class Connection:
     def _find(self):
         """Return a link that is ready, None if the storage is closed meanwhile."""
         while True:
-            with self._condition:
+            with self._lock:
                 if self._closed:
                     return None
                 search = self._search = self._new_search(
@@ -197,7 +200,7 @@ class Connection:
                         return link
                     search.reject(link, error)
             finally:
-                with self._condition:
+                with self._lock:
                     self._search = None
                 search.close()
 
@@ -218,7 +221,7 @@ class Connection:
 
     def _greet(self, link):
         """Bring the owner up to date with a server that has registered us."""
-        with self._condition:
+        with self._lock:
             self._connecting = link
             if self._closed:
                 link.end()
@@ -247,7 +250,7 @@ class Connection:
             if args[0] > tid:
                 self._owner.invalidated(*args)
         self._owner.connected(info)
-        with self._condition:
+        with self._lock:
             self._connecting = None
             self._link = link
             self._reasons.clear()
@@ -284,7 +287,7 @@ class Connection:
         if not isinstance(error, _EXPECTED):
             logger.error("%s: an error in the client", self._name(), exc_info=error)
         reason = _reason(error)
-        with self._condition:
+        with self._lock:
             if self._closed:
                 return
             news = self._reasons.get(address) != reason
@@ -293,12 +296,12 @@ class Connection:
         logger.log(level, "%s: %s", format_address(address), reason)
 
     def _refused(self, error):
-        with self._condition:
+        with self._lock:
             self._refusal = error
             self._condition.notify_all()
 
     def _lose(self, link, error):
-        with self._condition:
+        with self._lock:
             was_connected = self._link is link
             self._link = self._connecting = None
             reason = "the storage is closed" if self._closed else _reason(error)
@@ -319,14 +322,14 @@ class Connection:
         """The link is lost; end what looks for a better one."""
         if self._second_thread is None:
             return
-        with self._condition:
+        with self._lock:
             if self._second_search is not None:
                 self._second_search.cancel()
         self._second_thread.join()
         self._second_thread = None
 
     def _take_better_link(self):
-        with self._condition:
+        with self._lock:
             link, self._better_link = self._better_link, None
         if link is None:
             return None
@@ -342,7 +345,7 @@ class Connection:
         """Find a writable server in place of the one of `link`, while that lasts."""
         request = dataclasses.replace(self._request, fallback=False, read_only=False)
         while True:
-            with self._condition:
+            with self._lock:
                 if self._closed or self._link is not link:
                     return
                 search = self._second_search = self._new_search(
@@ -361,12 +364,12 @@ class Connection:
                 logger.exception("%s: looking for a better server", self._name())
                 return
             finally:
-                with self._condition:
+                with self._lock:
                     self._second_search = None
                 search.close()
 
     def _move(self, link, better):
-        with self._condition:
+        with self._lock:
             is_wanted = self._link is link and not self._closed
             if is_wanted:
                 self._better_link = better

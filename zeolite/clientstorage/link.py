@@ -9,6 +9,7 @@ import collections
 import functools
 import itertools
 import threading
+from typing import Any
 
 from ZODB.POSException import ReadOnlyError
 
@@ -31,6 +32,10 @@ _LARGE = 32 * 1024
 _KEEP_ALIVE = messages.encode(messages.KEEP_ALIVE, 0, messages.REPLY, None)
 
 
+class CallFailed(ConnectionLost):
+    """The server has answered a call with an error."""
+
+
 class Link:
     """Sends calls over a channel to `address` and hands out the replies."""
 
@@ -46,9 +51,11 @@ class Link:
         self._lost = None
         # What is to be sent, in order.  Whoever has the send lock, which guards the
         # channel's sending side, sends it all, so that nobody waits to send a call
-        # whose reply is waited for anyway.
+        # whose reply is waited for anyway.  The lock knows whose it is, because an
+        # exception from a signal's handler may come right after it was acquired.
         self._outgoing = collections.deque()
-        self._send_lock = threading.Lock()
+        self._send_lock: Any = threading.RLock()
+        self._is_sending = False
         #: Numbers of iterators that the server is to be told to forget.
         self.dropped_iterators = []
         #: (oid, serial) -> the `Download` of that blob.
@@ -92,16 +99,25 @@ class Link:
 
         `on_loaded(oid, result)` is called in the reader thread.
         """
-        call, data = self._enter_load(oid, tid, on_loaded)
-        if data:
-            self._send(data)
-        return call
+        try:
+            call, data = self._enter_load(oid, tid, on_loaded)
+            if data:
+                self._send(data)
+            return call
+        except BaseException:
+            # As in `_send`: whoever shares the call must not wait for ever.
+            self._channel.shutdown()
+            raise
 
     def loads(self, oids, tid, on_loaded):
         """Like `load`, for several objects; all are asked for at once."""
-        entered = [self._enter_load(oid, tid, on_loaded) for oid in oids]
-        self._send(b"".join([data for _, data in entered]), wait=True)
-        return [call for call, _ in entered]
+        try:
+            entered = [self._enter_load(oid, tid, on_loaded) for oid in oids]
+            self._send(b"".join([data for _, data in entered]), wait=True)
+            return [call for call, _ in entered]
+        except BaseException:
+            self._channel.shutdown()
+            raise
 
     @property
     def has_loads(self):
@@ -146,7 +162,7 @@ class Link:
 
     def after_fork(self):
         self._lost = forking.forked_error()
-        self._lock, self._send_lock = threading.Lock(), threading.Lock()
+        self._lock, self._send_lock = threading.Lock(), threading.RLock()
         self._calls, self._loads = {}, {}
         self._outgoing = collections.deque()
         self._channel.after_fork()
@@ -189,18 +205,32 @@ class Link:
 
     def _send(self, data, wait=False):
         """Send `data`, or leave it to the thread that is sending now."""
-        outgoing = self._outgoing
-        outgoing.append(data)
-        # Who has let go of the lock looks again: what was added meanwhile is its
-        # own to send if whoever added it did not get the lock.
-        while outgoing and self._send_lock.acquire(blocking=wait):
-            try:
+        outgoing, lock = self._outgoing, self._send_lock
+        if lock._is_owned():
+            # In a signal's handler: whom it has interrupted will send it.
+            outgoing.append(data)
+            return
+        try:
+            outgoing.append(data)
+            # Who has let go of the lock looks again: what was added meanwhile is its
+            # own to send if whoever added it did not get the lock.
+            while outgoing and lock.acquire(blocking=wait):
+                self._is_sending = True
                 self._channel.send(_drain(outgoing))
-            except ConnectionLost:
-                # The reader thread fails all calls, these among them.
-                self._channel.shutdown()
-            finally:
-                self._send_lock.release()
+                self._is_sending = False
+                lock.release()
+        except ConnectionLost:
+            # The reader thread fails all calls, these among them.
+            self._channel.shutdown()
+        except BaseException:
+            # From a signal's handler, Ctrl-C for instance.  Half a message may have
+            # been sent, and what others have left to this thread may not.
+            self._channel.shutdown()
+            raise
+        finally:
+            if lock._is_owned():
+                self._is_sending = False
+                lock.release()
 
     # The reader thread.
 
@@ -214,7 +244,7 @@ class Link:
 
         `take` is given what the server says meanwhile, which is otherwise an
         error.  Raises the server's error if it is one that refuses a client, and
-        `ConnectionLost` for any other: a server that is no use.
+        `CallFailed` for any other: a server that is no use.
         """
         call = self.call(name, args)
         while not call.is_done:
@@ -237,9 +267,7 @@ class Link:
             if not call.is_refused:
                 raise
             what = type(error).__name__
-            raise ConnectionLost(
-                f"it answers {name!r} with an error, {what}"
-            ) from error
+            raise CallFailed(f"it answers {name!r} with an error, {what}") from error
 
     def notice_silence(self, seconds):
         """Have `receive` raise `PeerSilent` whenever nothing came for so long."""
@@ -269,7 +297,7 @@ class Link:
 
     def _may_take_long(self):
         """Whether the server has much to do, or to receive, before it answers."""
-        if self._posts != self._posts_before or self._send_lock.locked():
+        if self._posts != self._posts_before or self._is_sending:
             return True
         with self._lock:
             return any(

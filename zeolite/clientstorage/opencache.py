@@ -16,6 +16,8 @@ def open_cache(cache, client, var, storage, size):
     Raises `ValueError` for a size that is none, `TypeError` for a cache that is
     neither a path nor has what `IClientCache` demands, and `CacheFileError`.
     """
+    if cache == "":
+        cache = None  # As with ZEO: a setting that was left empty.
     if cache is None and client:
         cache = os.path.join(var or os.getcwd(), f"{client}-{storage}.zec")
     if cache is None or isinstance(cache, str | os.PathLike):

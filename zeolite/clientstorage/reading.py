@@ -15,7 +15,7 @@ from ..errors import ClientDisconnected
 from ..wire.packed import is_id
 from . import answers
 from .answers import checked
-from .arguments import check_id
+from .arguments import check_id, check_number, check_specification
 from .history import filtered_undo_log
 from .iteration import TransactionIterator, drop_iterators
 
@@ -44,6 +44,7 @@ class Reading:
         Returns None if the server cannot tell.  It is for servers of this
         storage, which have to tell their clients.
         """
+        check_id("tid", tid)
         changed = self._ask("getInvalidations", tid)
         return checked(changed, answers.are_changes_or_none, "what has changed")
 
@@ -103,6 +104,7 @@ class Reading:
         and `size` (bytes).
         """
         check_id("oid", oid)
+        check_number("size", size)
         revisions = self._ask("history", oid, size)
         return checked(revisions, answers.is_history, "an object's history") or []
 
@@ -130,6 +132,7 @@ class Reading:
         negative, that many at most.  `filter` gets each one's dictionary, here and not
         on the server, and says whether it counts.
         """
+        _check_span(first, last)
         if filter is None:
             return _checked_log(self._ask("undoLog", first, last))
         return filtered_undo_log(self.undoLog, first, last, filter)
@@ -141,6 +144,8 @@ class Reading:
         specification: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Like `undoLog`; those whose keys have the values in `specification`."""
+        _check_span(first, last)
+        check_specification(specification)
         return _checked_log(self._ask("undoInfo", first, last, specification))
 
     def iterator(
@@ -168,6 +173,11 @@ class Reading:
 
 def _checked_log(log):
     return checked(log, answers.is_undo_log, "what can be undone") or []
+
+
+def _check_span(first, last):
+    check_number("first", first)
+    check_number("last", last)
 
 
 def _check_ids(oid, tid):

@@ -22,7 +22,7 @@ from ..interfaces import StaleCache
 from ..wire.channel import MOST_KEEP_ALIVE, format_address
 from . import addresses, forking, transfer
 from .answers import checked, is_dictionary
-from .arguments import number_of_seconds, text, tls
+from .arguments import check_id, check_time, function, number_of_seconds, text, tls
 from .blobs import open_directory
 from .committing import Committing
 from .connecting import Request
@@ -189,7 +189,7 @@ class ClientStorage(Reading, Committing):
         self._is_read_only = request.read_only
         self._server_sync = server_sync
         self._begin_life()
-        self._blob_progress = blob_progress
+        self._blob_progress = function("blob_progress", blob_progress)
         self._blobs = open_directory(
             blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check
         )
@@ -307,6 +307,9 @@ class ClientStorage(Reading, Committing):
         storage.  Raises `Unsupported` for another `gc` if the server is a stock
         ZEO server.
         """
+        if t is not None:
+            check_time("t", t)
+        check_time("days", days)
         t = (time.time() if t is None else t) - days * 86400
         arguments: tuple[object, ...] = t, bool(wait)
         if gc is not None:
@@ -345,6 +348,9 @@ class ClientStorage(Reading, Committing):
     def _blob(self, find, oid, serial, *args):
         """Call a method of the directory: anew if this has left the server meanwhile."""
         progress = self._progress("download", oid, None)
+
+        check_id("oid", oid)
+        check_id("serial", serial)
 
         def connect():
             nonlocal link

@@ -11,12 +11,17 @@ import time
 from persistent.timestamp import TimeStamp
 from ZODB.utils import z64
 
-from ..errors import CommitInDoubt
+from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire.packed import is_id
 from .answers import are_changes_or_none, checked, is_revision, known_info
 from .connection import Refused
+from .link import CallFailed
 
 logger = logging.getLogger(__name__)
+
+
+#: Of how many objects the server is asked if a cache has them right.
+_SAMPLE = 3
 
 
 class View:
@@ -24,7 +29,7 @@ class View:
 
     `cache` provides `IClientCache`, `name` is for messages.  `on_connected` is
     called with what the server tells about the storage, `on_stale` when the cache
-    is too old to be brought up to date.
+    cannot be brought up to date.
     """
 
     def __init__(self, cache, name, on_connected, on_stale):
@@ -33,6 +38,8 @@ class View:
         #: The last transaction whose changes have been applied, or None.  With a
         #: persistent cache transactions can be read before there is a connection.
         self.last_tid = _last_tid(cache)
+        # Whether another process has filled it, perhaps from another server.
+        self._is_inherited = self.last_tid is not None and hasattr(cache, "sample")
         self.info = {"length": 0, "size": 0, "supportsUndo": False}
         self._name = name
         # A database registers either before a transaction is shown, and is told
@@ -59,19 +66,24 @@ class View:
         - The server tells what has changed, from its queue or by iterating over
           its storage; these objects are forgotten.
         - The server cannot tell: `on_stale` is called, all is forgotten.
+        - What an earlier process has left in the cache is not what the server has,
+          which is another database, or was restored.  The same is done.
         - The cache is newer than the server's data.  `Refused` is raised: whichever
           of them is wrong, no object may be read from both.
         """
         known = self._known()
         if known is not None and known > tid:
             raise Refused(self._is_newer(known, tid))
+        oids = ()
         if known is not None and known != tid:
             changed = ask("getInvalidations", known)
             checked(changed, are_changes_or_none, "what has changed")
             if changed is None:
-                self._is_stale(known, tid)
-                self.cache.clear()
-                self._forget_all(tid)
+                self._empty(
+                    tid,
+                    "away for too long: the server cannot tell what has changed "
+                    f"between transactions {_shown(known)} and {_shown(tid)}",
+                )
             else:
                 tid, oids = changed
                 for oid in oids:
@@ -83,8 +95,11 @@ class View:
                     len(oids),
                     _shown(known),
                 )
-                self._apply(tid, oids)
-        self._apply(tid, ())
+        difference = self._difference(ask, tid)
+        if difference is not None:
+            oids = ()
+            self._empty(tid, difference)
+        self._apply(tid, oids)
         return tid
 
     def _known(self):
@@ -105,18 +120,41 @@ class View:
             f"an older copy; if it was really restored, {remedy}"
         )
 
-    def _is_stale(self, known, tid):
-        logger.critical(
-            "%s: away for too long: the server cannot tell what has changed between "
-            "transactions %s and %s; emptying the cache",
-            self._name,
-            _shown(known),
-            _shown(tid),
-        )
+    def _difference(self, ask, tid):
+        """Say what a cache has that is not what the server has; None for nothing.
+
+        It can only be asked for some objects, and is for a cache that was filled by
+        another process.  They have not changed up to `tid`, as far as the server has
+        told.
+        """
+        if not self._is_inherited:
+            return None
+        for oid, start in self.cache.sample(_SAMPLE):
+            try:
+                found = checked(ask("getTid", oid), is_id, "an object's revision")
+            except CallFailed:
+                continue  # For instance, it was packed away meanwhile.
+            except ClientDisconnected:
+                return None  # The server has lost its own server: the next time.
+            if found != start and found <= tid:
+                return (
+                    f"the cache {self.cache.path} has object {oid.hex()} as of "
+                    f"transaction {_shown(start)}, the server as of {_shown(found)}: "
+                    "one of them is another database, or was restored from an older copy"
+                )
+        self._is_inherited = False
+        return None
+
+    def _empty(self, tid, why):
+        """Forget all that is known, and tell why."""
+        logger.critical("%s: %s; emptying the cache", self._name, why)
         try:
             self._on_stale()
         except Exception:
             logger.exception("%s: an error in a subscriber of StaleCache", self._name)
+        self.cache.clear()
+        self._is_inherited = False
+        self._forget_all(tid)
 
     def _forget_all(self, tid):
         """Have the database forget what it has; all is new as of `tid`."""

@@ -106,7 +106,10 @@ class Transaction:
     @property
     def state(self):
         """What it is doing, a text for people."""
-        return self._state.value
+        state = self._state
+        if state is State.WAITING and self._served.commit_lock.is_held_by(self):
+            return "about to vote"  # Its thread has not heard yet.
+        return state.value
 
     @property
     def outcome(self):

@@ -27,6 +27,10 @@ class CommitLock:
         """When the holder got it (`time.monotonic` seconds), or None."""
         return self._since
 
+    def is_held_by(self, who):
+        """Whether `who` has it at this moment."""
+        return self._holder is who
+
     @property
     def waiting(self):
         """How many wait for it."""

@@ -151,7 +151,12 @@ class _Server:
             return super().get_request()
         except OSError as error:
             if not self._stopping and error.errno in (errno.EMFILE, errno.ENFILE):
-                self._log.error("accepting", "no client can connect: %s", error)
+                self._log.error(
+                    "accepting",
+                    "no client can connect: %s; raise the limit (ulimit -n, or systemd's "
+                    "LimitNOFILE)",
+                    error.strerror,
+                )
                 # The connection stays in the queue: do not spin.
                 time.sleep(0.5)
             raise

@@ -17,6 +17,7 @@ import sys
 import time
 
 import zc.lockfile
+from ZODB.FileStorage.FileStorage import FileStorageFormatError
 
 from ..errors import ConfigurationError
 from ..files import lock_holder
@@ -175,6 +176,8 @@ def _reason(error):
         holder = path and lock_holder(path[1])
         which = f", number {holder}" if holder else ""
         return f"{error}; stop the process that has it open{which}"
+    if isinstance(error, FileStorageFormatError):
+        return f"{error} is no file storage, or its beginning is damaged; look at path"
     return f"{type(error).__name__}: {error}"
 
 

@@ -1,5 +1,6 @@
 """A whole server: its storages, and the address at which it listens."""
 
+import contextlib
 import logging
 import os
 import ssl
@@ -150,8 +151,25 @@ class StorageServer:
         self._listener.stop(PATIENCE, deadline)
         self._housekeeper.stop()
         for served in self._served.values():
-            served.close(deadline)
+            _close(served, deadline)
         if self._monitor is not None:
             self._monitor.close()
         logger.info("stopped serving at %s", format_address(self.address))
         ZODB.event.notify(Closed(self))
+
+
+def _close(served, deadline):
+    """Close a storage; what goes wrong with it keeps no other from being closed."""
+    try:
+        served.close(deadline)
+    except Exception as error:
+        # A file storage cannot, while its disk is full and it has a rest of an aborted
+        # transaction to write.  The second time it gives back its lock and its files.
+        logger.error(
+            "storage %s: closing it failed: %s: %s",
+            served.name,
+            type(error).__name__,
+            error,
+        )
+        with contextlib.suppress(Exception):
+            served.storage.close()
