@@ -14,6 +14,7 @@ from ZODB.utils import p64
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
+from zeolite.clientstorage.storage import ClientStorage
 
 
 def invalidation(tid, *oids):
@@ -284,6 +285,27 @@ class TestRegistering:
         assert client.invalidations() == []
         assert server.connect().tid == later
 
+    def test_what_others_commit_while_the_server_begins_to_listen(self, serve):
+        """A client that was away is told all of it, or that it is not known."""
+        root = serve()
+        writer = root.connect()
+        before = writer.commit(1, oids=(1, 2))
+
+        class Upstream(ClientStorage):
+            def registerDB(self, database):
+                self.commit(2, oids=(1,))
+                super().registerDB(database)
+                self.commit(3, oids=(2,))
+
+            def commit(self, *args, **kwargs):
+                tid = writer.commit(*args, serial=before, **kwargs)
+                wait_until(lambda: self.lastTransaction() == tid)
+
+        client = serve(Upstream(root.address)).connect()
+        assert client.tid > before
+        changed = client.ask("getInvalidations", before)
+        assert changed is None or sorted(changed[1]) == [p64(1), p64(2)]
+
     def test_verification_meets_the_invalidations_without_a_gap(self, server):
         writer = server.connect()
         first = writer.commit(1)
@@ -355,7 +377,10 @@ class TestWhoHasJustCome:
         assert [message[0] for message in client.seen] == ["reply"]
         client.ask("get_info")
         server.served.packed()
-        client.ask("ping")
+        # A thread sends it where the session's own has not let go of the lock yet.
+        wait_until(
+            lambda: client.ask("ping") or any(m[0] != "reply" for m in client.seen)
+        )
         assert [m[0] for m in client.seen if m[0] != "reply"] == ["info"]
 
     def test_commits_that_follow_at_once_are_kept_for_it(self, serve):

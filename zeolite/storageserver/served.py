@@ -116,11 +116,13 @@ class Served:
 
     def _listen(self):
         """Begin to hear of changes that the storage makes by itself."""
+        known = self.log.last_tid
         if hasattr(self.storage, "registerDB"):
             self.storage.registerDB(self)
-        # What was committed before the storage knew whom to tell.
-        tid = self.storage.lastTransaction()
-        if tid > self.log.last_tid:
+        # What was committed before the storage knew whom to tell is not in the log,
+        # even if what came after that is already.
+        tid = max(self.storage.lastTransaction(), self.log.last_tid)
+        if tid > known:
             self.log.restart(tid)
         if hasattr(self.storage, "lastInvalidations"):
             size = self.options.invalidation_queue_size
