@@ -127,7 +127,9 @@ class Served:
         if hasattr(self.storage, "lastInvalidations"):
             size = self.options.invalidation_queue_size
             self.log.seed(self.storage.lastInvalidations(size))
-        remove_abandoned(self.storage)
+        # What is in the directory of a client storage may be another process's.
+        if not keeps_itself(self.storage):
+            remove_abandoned(self.storage)
 
     def _stop_listening(self, patience):
         """Hear of no changes any more; wait for that, at most `patience` seconds."""
