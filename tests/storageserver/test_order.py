@@ -285,6 +285,24 @@ class TestRegistering:
         assert client.invalidations() == []
         assert server.connect().tid == later
 
+    def test_register_while_a_commit_is_overtaken_by_unknown_changes(self, server):
+        """It is published when the storage has said already that there is more."""
+        writer = server.connect()
+        finished = server.storage.gate("after tpc_finish")
+        writer.begin(1)
+        writer.ask("vote", 1)
+        writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        server.served.invalidateCache()
+        later = b"\x7e" + bytes(7)
+        server.served.invalidate(later, [])
+        reader = server.connect()
+        finished.open()
+        assert writer.is_closed()  # It has missed what is unknown.
+        reader.ask("ping")
+        assert [reader.tid, *reader.invalidations()] == [later]
+        assert server.connect().tid == later
+
     def test_what_others_commit_while_the_server_begins_to_listen(self, serve):
         """A client that was away is told all of it, or that it is not known."""
         root = serve()

@@ -311,6 +311,31 @@ class TestWithoutExactTids:
             (own, [p64(3)]),
         ]
 
+    def test_own_commit_is_overtaken_by_unknown_changes(self, database, serve):
+        """A poll that cannot tell what happened sees both it and a later one."""
+        server = serve(SharedStorage(database), poll_interval=3600)
+        writer = server.connect()
+        writer.ask("ping")
+        finished = database.gate("after tpc_finish")
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        later = database.commit(4)
+        # The feed goes on with another instance, which does not know since when.
+        database.fail("poll", OperationalError("the connection was lost long ago"))
+        reader = server.connect(register=False)
+        reader.handshake()
+        register = reader.call("register", "1", False)
+        feed = server.served.feed
+        wait_until(lambda: feed._started > feed._done and not database.gates)
+        finished.open()
+        assert writer.is_closed()  # It has missed what is unknown.
+        assert reader.wait_for(register) == later
+        reader.ask("ping")
+        assert reader.invalidations() == []
+        assert server.connect().tid == later
+
 
 class TestInstances:
     def test_idle_clients_have_none(self, database, serve_it):
