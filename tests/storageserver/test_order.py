@@ -418,6 +418,18 @@ class TestWhoHasJustCome:
         assert client.invalidations() == tids
 
 
+def test_commit_without_objects_is_told_by_a_server_of_a_client(serve):
+    """Who knows of it from elsewhere would be refused."""
+    root = serve()
+    server = serve(ClientStorage(root.address))
+    client = server.connect()
+    tid = root.connect().commit(1, oids=())
+    wait_until(lambda: server.storage.lastTransaction() == tid)
+    client.ask("ping")
+    assert client.invalidations() == [tid]
+    assert server.connect().tid == tid
+
+
 def test_change_that_waited_for_a_commit_which_failed(server):
     """It is told although nobody says anything any more."""
     writer, reader = server.connect(), server.connect(timeout=5)

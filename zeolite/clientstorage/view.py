@@ -132,7 +132,10 @@ class View:
     def _apply(self, tid, oids):
         """Tell the database, and only then show the transaction."""
         with self._lock:
-            if oids and self.database is not None and not self._is_idle():
+            # Also of a commit without objects: a server that serves this storage has
+            # clients, which may have heard of it elsewhere.
+            is_news = oids or tid != self.last_tid
+            if is_news and self.database is not None and not self._is_idle():
                 self._tell(tid, oids)
             self.cache.setLastTid(tid)
             self.last_tid = tid
