@@ -5,11 +5,12 @@ the storage stops in the middle of a call until the test lets it go on, and wher
 the dispatcher matters, the test plays its part by itself.
 """
 
+import contextlib
 import threading
 
 import pytest
 from ZODB.POSException import StorageError
-from ZODB.utils import p64
+from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
@@ -428,6 +429,27 @@ def test_commit_without_objects_is_told_by_a_server_of_a_client(serve):
     client.ask("ping")
     assert client.invalidations() == [tid]
     assert server.connect().tid == tid
+
+
+def test_revision_ends_as_soon_as_it_may_have_at_a_client_of_a_client(serve):
+    """What its server has missed is told at once, and was not changed at once."""
+    root = serve()
+    writer = root.connect()
+    first = writer.commit(1, data=b"old")
+    server = serve(ClientStorage(root.address))
+    with contextlib.closing(ClientStorage(server.address)) as client:
+        client.loadBefore(p64(1), maxtid)
+        finding, connection = Gate(), server.storage._connection
+        find = connection._find
+        connection._find = lambda: finding.stop_here() or find()
+        connection.link().end()
+        finding.wait_until_reached()
+        second = writer.commit(2, serial=first, data=b"new")
+        third = writer.commit(3, oids=(2,))
+        finding.open()
+        wait_until(lambda: client.lastTransaction() == third)
+        assert client.loadBefore(p64(1), second) == (b"old", first, second)
+        assert client.loadBefore(p64(1), third) == (b"new", second, None)
 
 
 def test_change_that_waited_for_a_commit_which_failed(server):

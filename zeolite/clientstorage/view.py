@@ -9,7 +9,7 @@ import threading
 import time
 
 from persistent.timestamp import TimeStamp
-from ZODB.utils import z64
+from ZODB.utils import p64, u64, z64
 
 from ..errors import CommitInDoubt
 from ..wire.packed import is_id
@@ -83,7 +83,7 @@ class View:
                     len(oids),
                     _shown(known),
                 )
-                self._apply(tid, oids)
+                self._apply(tid, oids, is_exact=False)
         self._apply(tid, ())
         return tid
 
@@ -129,13 +129,22 @@ class View:
                 self.database.invalidateCache()
             self.last_tid = tid
 
-    def _apply(self, tid, oids):
-        """Tell the database, and only then show the transaction."""
+    def _apply(self, tid, oids, is_exact=True):
+        """Tell the database, and only then show the transaction.
+
+        Where it is not exact which commit has changed what, but only that it was not
+        later than `tid`, a server is told of the earliest that may have, too: its
+        clients keep revisions that have ended, and theirs are to end there.
+        """
         with self._lock:
             # Also of a commit without objects: a server that serves this storage has
             # clients, which may have heard of it elsewhere.
             is_news = oids or tid != self.last_tid
             if is_news and self.database is not None and not self._is_idle():
+                if not is_exact and oids and self.last_tid and self._is_server():
+                    earliest = p64(u64(self.last_tid) + 1)
+                    if earliest < tid:
+                        self._tell(earliest, oids)
                 self._tell(tid, oids)
             self.cache.setLastTid(tid)
             self.last_tid = tid
@@ -150,6 +159,13 @@ class View:
         return getattr(database, "base", None) is not None and not (
             hasattr(database, "db")
         )
+
+    def _is_server(self):
+        """Whether what has registered here, or with a wrapper, is a Zeolite server."""
+        database = self.database
+        while hasattr(database, "base") and hasattr(database, "db"):
+            database = database.db
+        return getattr(database, "has_clients", False)
 
     def _tell(self, tid, oids):
         try:

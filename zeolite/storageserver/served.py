@@ -60,6 +60,9 @@ class Served:
     storage hears of.
     """
 
+    #: What a client storage looks for in what it tells of changes.
+    has_clients = True
+
     def __init__(self, name, storage, options=None):
         self.name = name
         self.storage = storage
