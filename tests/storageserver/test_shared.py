@@ -291,7 +291,9 @@ class TestWithoutExactTids:
         writer.seen.clear()
         writer.commit(1, oids=(3,))
         told = [m for m in writer.seen if m[0] == "invalidateTransaction"]
-        assert {oid for _, _, oids in told for oid in oids} == {p64(1)}
+        # Others may have changed before what it has changed itself.
+        assert {oid for _, _, oids in told for oid in oids} == {p64(1), p64(3)}
+        assert all(tid < database.commits[-1][0] for _, tid, _ in told)
 
     def test_nobody_stands_between_foreign_commits(self, database, serve):
         """Neither behind an own one with what a commit before it may have changed."""
@@ -304,12 +306,26 @@ class TestWithoutExactTids:
         own = writer.commit(1, oids=(3,))
         reader.ask("ping")
         told = [m[1:] for m in reader.seen if m[0] == "invalidateTransaction"]
-        foreign = [p64(1), p64(2)]
+        changed = [p64(1), p64(2), p64(3)]
         assert told == [
-            (p64(u64(known) + 1), foreign),
-            (p64(u64(own) - 1), foreign),
+            (p64(u64(known) + 1), changed),
+            (p64(u64(own) - 1), changed),
             (own, [p64(3)]),
         ]
+
+    def test_own_commit_may_have_changed_what_others_did(self, database, serve):
+        """Its tid hides theirs; who stands between has nothing of any of them."""
+        server = serve(SharedStorage(database), poll_interval=3600)
+        writer, reader = server.connect(), server.connect()
+        writer.ask("ping")
+        first, _ = database.commit(1), database.commit(2)
+        own = writer.commit(1, oids=(1,), serial=first)
+        reader.ask("ping")
+        told = [m[1:] for m in reader.seen if m[0] == "invalidateTransaction"]
+        assert told[-1] == (own, [p64(1)])
+        assert told[:-1]
+        for _, oids in told[:-1]:
+            assert sorted(oids) == [p64(1), p64(2)]
 
     def test_own_commit_is_overtaken_by_unknown_changes(self, database, serve):
         """A poll that cannot tell what happened sees both it and a later one."""
