@@ -123,6 +123,39 @@ def test_storage_that_remembers_nothing(restarting):
     assert case.cached() == set()
 
 
+def test_new_oids_of_the_server_that_was_are_not_used(restarting):
+    """The next one may give them to others: a storage counts on from what it has."""
+    case = restarting()
+    case.client.new_oid()
+    case.stop()
+    wait_until(lambda: not case.client.is_connected())
+    case.start()
+    wait_until(case.client.is_connected)
+    with contextlib.closing(ClientStorage(case._address)) as other:
+        oids = [storage.new_oid() for storage in (case.client, other) for _ in "ab"]
+    assert len(set(oids)) == 4
+
+
+def test_new_oids_that_arrive_late_are_not_used(restarting, monkeypatch):
+    case = restarting()
+    call = case.client._call
+
+    def call_and_restart(name):
+        oids = call(name)
+        case.stop()
+        wait_until(lambda: not case.client.is_connected())
+        case.start()
+        wait_until(case.client.is_connected)
+        monkeypatch.setattr(case.client, "_call", call)
+        return oids
+
+    monkeypatch.setattr(case.client, "_call", call_and_restart)
+    case.client.new_oid()
+    with contextlib.closing(ClientStorage(case._address)) as other:
+        oids = [storage.new_oid() for storage in (case.client, other) for _ in "ab"]
+    assert len(set(oids)) == 4
+
+
 def test_server_of_a_client_asks_the_server_above(restarting, tmp_path):
     """It remembers nothing itself when it restarts."""
     with contextlib.ExitStack() as stack:

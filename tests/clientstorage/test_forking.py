@@ -11,6 +11,7 @@ import pytest
 import transaction
 import ZODB
 from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
 from ZODB.utils import maxtid, p64, z64
 
 import zeolite
@@ -99,6 +100,27 @@ def test_transaction_that_began_before(storage):
     storage.tpc_vote(txn)
     tid = storage.tpc_finish(txn)
     assert storage.loadSerial(oid, tid) == b"data"
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "cache"])
+def test_blob_of_a_transaction_that_began_before(serve, tmp_path, is_shared):
+    """The file that is to be committed is the parent's."""
+    blobs = str(tmp_path / "blobs")
+    server = serve(FileStorage(str(tmp_path / "Data.fs"), blob_dir=blobs))
+    directory = blobs if is_shared else str(tmp_path / "cache")
+    settings = {"blob_dir": directory, "shared_blob_dir": is_shared}
+    with contextlib.closing(ClientStorage(server.address, **settings)) as storage:
+        path = os.path.join(storage.temporaryDirectory(), "new")
+        with open(path, "wb") as file:
+            file.write(b"content")
+        txn = TransactionMetaData()
+        storage.tpc_begin(txn)
+        storage.storeBlob(p64(7), z64, b"record", path, "", txn)
+        in_child(storage.tpc_abort, txn)
+        storage.tpc_vote(txn)
+        path = storage._blobs.path(p64(7), storage.tpc_finish(txn))
+        with open(path, "rb") as file:
+            assert file.read() == b"content"
 
 
 def test_iterator_that_began_before(storage):

@@ -1,6 +1,7 @@
 """What the server says takes effect in the order in which it was said."""
 
 import pytest
+from zc.zlibstorage import ZlibStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
@@ -29,6 +30,22 @@ class TestInvalidations:
         settle(storage, script)
         assert storage.lastTransaction() == p64(3)
         assert database.told == [(p64(2), [OID]), (p64(3), [OID])]
+
+    def test_database_that_registers_with_a_wrapper_meanwhile(self, connect, database):
+        """The change was not told to the wrapper, and is not shown yet."""
+        storage, script = connect()
+        wrapper = ZlibStorage(storage)
+        set_tid = storage._cache.setLastTid
+
+        def register_first(tid):
+            wrapper.registerDB(database)
+            set_tid(tid)
+
+        storage._cache.setLastTid = register_first
+        script.call("invalidateTransaction", p64(2), [OID])
+        settle(storage, script)
+        assert storage.lastTransaction() == p64(2)
+        assert database.told == [(p64(2), [OID])]
 
     def test_cache_is_right_before_the_database_is_told(self, connect, database):
         storage, script = connect()
@@ -188,6 +205,25 @@ class TestVerifying:
         assert database.told == ["everything", (p64(5), []), "everything"]
         assert len(storage._cache) == 0
         assert storage.lastTransaction() == p64(5)
+
+    def test_database_that_registers_with_a_wrapper_when_all_is_forgotten(
+        self, fake, connect, database
+    ):
+        storage, script = connect()
+        wrapper, view = ZlibStorage(storage), storage._view
+        has_database = view._has_database
+
+        def register_behind():
+            found = has_database()
+            wrapper.registerDB(database)
+            return found
+
+        view._has_database = register_behind
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", None)
+        settle(storage, script)
+        assert storage.lastTransaction() == p64(5)
+        assert database.told == ["everything"]
 
     def test_server_that_is_behind_is_refused(self, fake, connect, database):
         storage, script = self.prepared(connect, database)

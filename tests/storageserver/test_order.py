@@ -5,15 +5,17 @@ the storage stops in the middle of a call until the test lets it go on, and wher
 the dispatcher matters, the test plays its part by itself.
 """
 
+import contextlib
 import threading
 
 import pytest
 from ZODB.POSException import StorageError
-from ZODB.utils import p64
+from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
+from zeolite.clientstorage.storage import ClientStorage
 
 
 def invalidation(tid, *oids):
@@ -284,6 +286,45 @@ class TestRegistering:
         assert client.invalidations() == []
         assert server.connect().tid == later
 
+    def test_register_while_a_commit_is_overtaken_by_unknown_changes(self, server):
+        """It is published when the storage has said already that there is more."""
+        writer = server.connect()
+        finished = server.storage.gate("after tpc_finish")
+        writer.begin(1)
+        writer.ask("vote", 1)
+        writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        server.served.invalidateCache()
+        later = b"\x7e" + bytes(7)
+        server.served.invalidate(later, [])
+        reader = server.connect()
+        finished.open()
+        assert writer.is_closed()  # It has missed what is unknown.
+        reader.ask("ping")
+        assert [reader.tid, *reader.invalidations()] == [later]
+        assert server.connect().tid == later
+
+    def test_what_others_commit_while_the_server_begins_to_listen(self, serve):
+        """A client that was away is told all of it, or that it is not known."""
+        root = serve()
+        writer = root.connect()
+        before = writer.commit(1, oids=(1, 2))
+
+        class Upstream(ClientStorage):
+            def registerDB(self, database):
+                self.commit(2, oids=(1,))
+                super().registerDB(database)
+                self.commit(3, oids=(2,))
+
+            def commit(self, *args, **kwargs):
+                tid = writer.commit(*args, serial=before, **kwargs)
+                wait_until(lambda: self.lastTransaction() == tid)
+
+        client = serve(Upstream(root.address)).connect()
+        assert client.tid > before
+        changed = client.ask("getInvalidations", before)
+        assert changed is None or sorted(changed[1]) == [p64(1), p64(2)]
+
     def test_verification_meets_the_invalidations_without_a_gap(self, server):
         writer = server.connect()
         first = writer.commit(1)
@@ -355,7 +396,10 @@ class TestWhoHasJustCome:
         assert [message[0] for message in client.seen] == ["reply"]
         client.ask("get_info")
         server.served.packed()
-        client.ask("ping")
+        # A thread sends it where the session's own has not let go of the lock yet.
+        wait_until(
+            lambda: client.ask("ping") or any(m[0] != "reply" for m in client.seen)
+        )
         assert [m[0] for m in client.seen if m[0] != "reply"] == ["info"]
 
     def test_commits_that_follow_at_once_are_kept_for_it(self, serve):
@@ -373,6 +417,39 @@ class TestWhoHasJustCome:
         client = server.connect()
         client.ask("ping")
         assert client.invalidations() == tids
+
+
+def test_commit_without_objects_is_told_by_a_server_of_a_client(serve):
+    """Who knows of it from elsewhere would be refused."""
+    root = serve()
+    server = serve(ClientStorage(root.address))
+    client = server.connect()
+    tid = root.connect().commit(1, oids=())
+    wait_until(lambda: server.storage.lastTransaction() == tid)
+    client.ask("ping")
+    assert client.invalidations() == [tid]
+    assert server.connect().tid == tid
+
+
+def test_revision_ends_as_soon_as_it_may_have_at_a_client_of_a_client(serve):
+    """What its server has missed is told at once, and was not changed at once."""
+    root = serve()
+    writer = root.connect()
+    first = writer.commit(1, data=b"old")
+    server = serve(ClientStorage(root.address))
+    with contextlib.closing(ClientStorage(server.address)) as client:
+        client.loadBefore(p64(1), maxtid)
+        finding, connection = Gate(), server.storage._connection
+        find = connection._find
+        connection._find = lambda: finding.stop_here() or find()
+        connection.link().end()
+        finding.wait_until_reached()
+        second = writer.commit(2, serial=first, data=b"new")
+        third = writer.commit(3, oids=(2,))
+        finding.open()
+        wait_until(lambda: client.lastTransaction() == third)
+        assert client.loadBefore(p64(1), second) == (b"old", first, second)
+        assert client.loadBefore(p64(1), third) == (b"new", second, None)
 
 
 def test_change_that_waited_for_a_commit_which_failed(server):

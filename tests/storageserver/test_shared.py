@@ -291,7 +291,9 @@ class TestWithoutExactTids:
         writer.seen.clear()
         writer.commit(1, oids=(3,))
         told = [m for m in writer.seen if m[0] == "invalidateTransaction"]
-        assert {oid for _, _, oids in told for oid in oids} == {p64(1)}
+        # Others may have changed before what it has changed itself.
+        assert {oid for _, _, oids in told for oid in oids} == {p64(1), p64(3)}
+        assert all(tid < database.commits[-1][0] for _, tid, _ in told)
 
     def test_nobody_stands_between_foreign_commits(self, database, serve):
         """Neither behind an own one with what a commit before it may have changed."""
@@ -304,12 +306,51 @@ class TestWithoutExactTids:
         own = writer.commit(1, oids=(3,))
         reader.ask("ping")
         told = [m[1:] for m in reader.seen if m[0] == "invalidateTransaction"]
-        foreign = [p64(1), p64(2)]
+        changed = [p64(1), p64(2), p64(3)]
         assert told == [
-            (p64(u64(known) + 1), foreign),
-            (p64(u64(own) - 1), foreign),
+            (p64(u64(known) + 1), changed),
+            (p64(u64(own) - 1), changed),
             (own, [p64(3)]),
         ]
+
+    def test_own_commit_may_have_changed_what_others_did(self, database, serve):
+        """Its tid hides theirs; who stands between has nothing of any of them."""
+        server = serve(SharedStorage(database), poll_interval=3600)
+        writer, reader = server.connect(), server.connect()
+        writer.ask("ping")
+        first, _ = database.commit(1), database.commit(2)
+        own = writer.commit(1, oids=(1,), serial=first)
+        reader.ask("ping")
+        told = [m[1:] for m in reader.seen if m[0] == "invalidateTransaction"]
+        assert told[-1] == (own, [p64(1)])
+        assert told[:-1]
+        for _, oids in told[:-1]:
+            assert sorted(oids) == [p64(1), p64(2)]
+
+    def test_own_commit_is_overtaken_by_unknown_changes(self, database, serve):
+        """A poll that cannot tell what happened sees both it and a later one."""
+        server = serve(SharedStorage(database), poll_interval=3600)
+        writer = server.connect()
+        writer.ask("ping")
+        finished = database.gate("after tpc_finish")
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        later = database.commit(4)
+        # The feed goes on with another instance, which does not know since when.
+        database.fail("poll", OperationalError("the connection was lost long ago"))
+        reader = server.connect(register=False)
+        reader.handshake()
+        register = reader.call("register", "1", False)
+        feed = server.served.feed
+        wait_until(lambda: feed._started > feed._done and not database.gates)
+        finished.open()
+        assert writer.is_closed()  # It has missed what is unknown.
+        assert reader.wait_for(register) == later
+        reader.ask("ping")
+        assert reader.invalidations() == []
+        assert server.connect().tid == later
 
 
 class TestInstances:

@@ -13,6 +13,7 @@ from ZODB.utils import p64, z64
 from tests.support.blocking import Gate
 from tests.support.rawclient import Closed, Failed
 from tests.support.waiting import wait_until
+from zeolite.clientstorage.storage import ClientStorage
 from zeolite.storageserver import blobs
 from zeolite.storageserver import uploads as uploads_module
 from zeolite.wire.chunks import Chunk
@@ -188,6 +189,27 @@ class TestUpload:
                 pass
         serve(storage)
         assert uploads(storage) == ["somebody-elses"]
+
+    @pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "cache"])
+    def test_start_of_a_server_of_a_client_leaves_others_their_files(
+        self, serve, storage, tmp_path, is_shared
+    ):
+        """The directory is the root server's, or that of several such servers."""
+        root = serve(storage)
+        directory = str(tmp_path / ("blobs" if is_shared else "cache"))
+
+        def serve_client():
+            settings = {"blob_dir": directory, "shared_blob_dir": is_shared}
+            return serve(ClientStorage(root.address, **settings))
+
+        client = (root if is_shared else serve_client()).connect()
+        upload(client, 1)
+        client.ask("ping")
+        serve_client()
+        client.ask("vote", 1)
+        tid = client.ask("tpc_finish", 1)
+        with storage.openCommittedBlobFile(OID, tid) as file:
+            assert file.read() == CHUNK
 
     def test_storage_that_makes_a_directory_when_it_needs_one(self, serve):
         storage = DemoStorage()

@@ -54,12 +54,22 @@ class Committing(ConflictResolvingStorage):
         with self._lock:
             if self._new_oids:
                 return self._new_oids.pop()
+            new_oids = self._new_oids
         oids = checked(self._call("new_oids"), are_new_oids, "new oids")
         oids = list(reversed(oids))
         with self._lock:
             oid = oids.pop()
-            self._new_oids[:0] = oids
+            # Where there is another connection by now it is not the list any more.
+            new_oids[:0] = oids
             return oid
+
+    def _forget_new_oids(self):
+        """There is another connection: its server may give them to others.
+
+        A storage that is opened again counts on from what was stored in it.
+        """
+        with self._lock:
+            self._new_oids = []
 
     def tpc_begin(
         self, transaction: Any, tid: bytes | None = None, status: str = " "

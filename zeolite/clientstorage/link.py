@@ -151,9 +151,14 @@ class Link:
         self.is_retired = True
         self._channel.shutdown()
 
+    @property
+    def is_parents(self):
+        """Whether it is the parent's, and this the child of a fork."""
+        return isinstance(self._lost, ForkedStorageError)
+
     def check(self):
         """Raise `ClientDisconnected` if the connection was lost."""
-        if isinstance(self._lost, ForkedStorageError):
+        if self.is_parents:
             raise self._lost
         if self._lost is not None:
             raise ClientDisconnected(

@@ -379,6 +379,7 @@ class ClientStorage(Reading, Committing):
     # The reader thread.
 
     def _connected(self, info):
+        self._forget_new_oids()
         provide(self, info.get("interfaces", ()))
 
     def _stale(self):

@@ -61,9 +61,10 @@ class ClientTransaction:
 
     def end(self):
         """The transaction is over, here and on the server."""
-        for _, path in self.blobs:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        if not self.link.is_parents:  # Which may be about to commit them.
+            for _, path in self.blobs:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
         if self.link.transaction_lock is not None:
             self.link.transaction_lock.release()
 

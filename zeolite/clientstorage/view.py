@@ -9,7 +9,7 @@ import threading
 import time
 
 from persistent.timestamp import TimeStamp
-from ZODB.utils import z64
+from ZODB.utils import p64, u64, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire.packed import is_id
@@ -99,7 +99,7 @@ class View:
         if difference is not None:
             oids = ()
             self._empty(tid, difference)
-        self._apply(tid, oids)
+        self._apply(tid, oids, is_exact=False)
         return tid
 
     def _known(self):
@@ -159,32 +159,55 @@ class View:
     def _forget_all(self, tid):
         """Have the database forget what it has; all is new as of `tid`."""
         with self._lock:
-            if self.database is not None and not self._is_idle():
+            if is_told := self._has_database():
                 self.database.invalidateCache()
                 # From here on transactions begin at the new tid, and those that
                 # began at the old one meanwhile forget what they have loaded.
                 self._tell(tid, [])
                 self.database.invalidateCache()
             self.last_tid = tid
+            if not is_told and self._has_database():
+                self.database.invalidateCache()
 
-    def _apply(self, tid, oids):
-        """Tell the database, and only then show the transaction."""
+    def _apply(self, tid, oids, is_exact=True):
+        """Tell the database, and only then show the transaction.
+
+        Where it is not exact which commit has changed what, but only that it was not
+        later than `tid`, a server is told of the earliest that may have, too: its
+        clients keep revisions that have ended, and theirs are to end there.
+        """
         with self._lock:
-            if oids and self.database is not None and not self._is_idle():
+            # Also of a commit without objects: a server that serves this storage has
+            # clients, which may have heard of it elsewhere.
+            is_news = oids or tid != self.last_tid
+            if is_told := bool(is_news and self._has_database()):
+                if not is_exact and oids and self.last_tid and self._is_server():
+                    earliest = p64(u64(self.last_tid) + 1)
+                    if earliest < tid:
+                        self._tell(earliest, oids)
                 self._tell(tid, oids)
             self.cache.setLastTid(tid)
             self.last_tid = tid
+            if is_news and not is_told and self._has_database():
+                self._tell(tid, oids)  # It has registered with a wrapper meanwhile.
 
-    def _is_idle(self):
-        """Whether what has registered here is a wrapper that nobody uses yet.
+    def _has_database(self):
+        """Whether somebody has registered here, and no wrapper that nobody uses yet.
 
         Storages that wrap others register at once, and keep whom they tell in
         `db` as soon as somebody registers with them.
         """
         database = self.database
-        return getattr(database, "base", None) is not None and not (
-            hasattr(database, "db")
-        )
+        if database is None:
+            return False
+        return getattr(database, "base", None) is None or hasattr(database, "db")
+
+    def _is_server(self):
+        """Whether what has registered here, or with a wrapper, is a Zeolite server."""
+        database = self.database
+        while hasattr(database, "base") and hasattr(database, "db"):
+            database = database.db
+        return getattr(database, "has_clients", False)
 
     def _tell(self, tid, oids):
         try:

@@ -115,7 +115,7 @@ class Transaction:
     def outcome(self):
         """How it has ended, for the log."""
         entry = self._entry
-        if entry is not None and entry.published and not entry.void:
+        if entry is not None and entry.published and entry.oids is not None:
             return f"committed {entry.tid.hex()} with {len(entry.oids)} objects"
         return f"did not commit: {self._why or 'its vote failed'}"
 

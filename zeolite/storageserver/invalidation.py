@@ -33,7 +33,7 @@ class FellBehind(Exception):
 class Entry:
     """One commit's place in the log."""
 
-    __slots__ = ("_frame", "oids", "origin", "published", "tid")
+    __slots__ = ("_frame", "is_overtaken", "oids", "origin", "published", "tid")
 
     def __init__(self, tid, oids, origin):
         self.tid = tid
@@ -41,12 +41,14 @@ class Entry:
         #: The connection that made the commit; it is not told of it.
         self.origin = origin
         self.published = False
+        #: Whether the log has begun again behind it: who listens has it already.
+        self.is_overtaken = False
         self._frame = None
 
     @property
     def void(self):
-        """Whether the commit failed after later places were taken."""
-        return self.oids is None
+        """Whether nobody is to be told: it failed, or it is overtaken."""
+        return self.oids is None or self.is_overtaken
 
     def frame(self):
         """Return the message for clients (bytes), made once for all of them."""
@@ -72,6 +74,7 @@ class InvalidationLog:
         self._oids = 0  # How many oids the entries have.
         self._first = 0  # The number of the first entry.
         self._base = tid  # All commits after this tid are in the log.
+        self._begun = b""  # Where it has begun again; no reader is told of less.
         #: The number behind the last entry that readers see.  Read without lock.
         self.end = 0
         #: The tid of the last entry that readers see.
@@ -88,6 +91,7 @@ class InvalidationLog:
         with self._lock:
             if self._entries:
                 return
+            self._begun = b""
             for tid, oids in history:
                 if self._entries or tid >= self._base:
                     self._publish(self._append(tid, list(oids), None))
@@ -112,7 +116,8 @@ class InvalidationLog:
     def cancel(self, entry):
         """Give a place back: its commit failed."""
         with self._lock:
-            self._oids -= len(entry.oids)
+            if not entry.void:
+                self._oids -= len(entry.oids)
             if self._entries and self._entries[-1] is entry:
                 self._entries.pop()
             else:
@@ -134,7 +139,8 @@ class InvalidationLog:
     def restart(self, tid, is_known=True):
         """Forget what readers see: what happened up to `tid` cannot be told.
 
-        Every cursor has fallen behind then.  Places that are reserved stay.
+        Every cursor has fallen behind then.  Places that are reserved stay, but who
+        joins from now on is not told of a commit up to `tid`.
         Unless `is_known` there was more than `tid`, of which nothing is known:
         what a client has as of `tid` is of no use to it.
         """
@@ -146,14 +152,17 @@ class InvalidationLog:
             self._base = self.last_tid = max(tid, self.last_tid)
             if not is_known:
                 self._base = p64(u64(self._base) + 1)
+            self._begun = self.last_tid
+            for entry in self._entries:
+                self._count_out(entry)
+                self._count_in(entry)
 
     def _append(self, tid, oids, origin):
         return self._place(Entry(tid, oids, origin))
 
     def _place(self, entry):
         self._entries.append(entry)
-        if not entry.void:
-            self._oids += len(entry.oids)
+        self._count_in(entry)
         while self._is_too_long() and self._first < self.end:
             self._drop()
         return entry
@@ -226,6 +235,11 @@ class InvalidationLog:
         self._first += 1
         if not entry.void:
             self._base = entry.tid
+
+    def _count_in(self, entry):
+        entry.is_overtaken = entry.tid <= self._begun
+        if not entry.void:
+            self._oids += len(entry.oids)
 
     def _count_out(self, entry):
         if not entry.void:

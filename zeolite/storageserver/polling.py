@@ -259,6 +259,9 @@ class Feed:
         oids = _foreign(commits, own)
         if not oids:
             return
+        # What ours have changed as well: only the last change may be known.
+        ours = (oid for entry in own.values() for oid in entry.oids or ())
+        oids = list(dict.fromkeys((*oids, *ours)))
         after = {p64(u64(self._known) + 1), max(commits)}
         after.update(p64(u64(entry.tid) - 1) for entry in own.values())
         for tid in sorted(after):

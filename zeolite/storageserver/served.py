@@ -60,6 +60,9 @@ class Served:
     storage hears of.
     """
 
+    #: What a client storage looks for in what it tells of changes.
+    has_clients = True
+
     def __init__(self, name, storage, options=None):
         self.name = name
         self.storage = storage
@@ -116,16 +119,20 @@ class Served:
 
     def _listen(self):
         """Begin to hear of changes that the storage makes by itself."""
+        known = self.log.last_tid
         if hasattr(self.storage, "registerDB"):
             self.storage.registerDB(self)
-        # What was committed before the storage knew whom to tell.
-        tid = self.storage.lastTransaction()
-        if tid > self.log.last_tid:
+        # What was committed before the storage knew whom to tell is not in the log,
+        # even if what came after that is already.
+        tid = max(self.storage.lastTransaction(), self.log.last_tid)
+        if tid > known:
             self.log.restart(tid)
         if hasattr(self.storage, "lastInvalidations"):
             size = self.options.invalidation_queue_size
             self.log.seed(self.storage.lastInvalidations(size))
-        remove_abandoned(self.storage)
+        # What is in the directory of a client storage may be another process's.
+        if not keeps_itself(self.storage):
+            remove_abandoned(self.storage)
 
     def _stop_listening(self, patience):
         """Hear of no changes any more; wait for that, at most `patience` seconds."""
