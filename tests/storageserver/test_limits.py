@@ -320,6 +320,26 @@ class TestIterators:
             client.ask("iterator_record_next", records[0])
         assert client.ask("iterator_record_next", records[-1])[0] == p64(1)
 
+    @pytest.mark.parametrize("is_dropped", [True, False])
+    def test_over_records_end_with_the_file_that_they_read(
+        self, serve, tmp_path, caplog, is_dropped
+    ):
+        client = serve(FileStorage(str(tmp_path / "Data.fs"))).connect()
+        client.commit(1)
+        iterator, other = (client.ask("iterator_start", None, None) for _ in "ab")
+        tid = client.ask("iterator_next", iterator)[0]
+        client.ask("iterator_next", other)
+        records = client.ask("iterator_record_start", iterator, tid)
+        others = client.ask("iterator_record_start", other, tid)
+        if is_dropped:
+            client.post("iterator_gc", [iterator])
+        else:
+            assert client.ask("iterator_next", iterator) is None
+        with pytest.raises(Failed, match="no iterator"):
+            client.ask("iterator_record_next", records)
+        assert not [r for r in caplog.records if r.levelname == "ERROR"]
+        assert client.ask("iterator_record_next", others)[0] == p64(1)
+
 
 def test_log_is_not_filled_by_errors_of_one_client(serve, caplog):
     class Broken(MappingStorage):
