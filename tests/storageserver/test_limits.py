@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import struct
+import tracemalloc
 
 import pytest
 from ZODB.FileStorage import FileStorage
@@ -141,6 +142,14 @@ class TestMessages:
             assert client.is_closed()
 
 
+@pytest.fixture
+def allocated():
+    """Call it to get the bytes that Python has allocated."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+
+
 class TestTransactions:
     def test_number(self, serve, caplog):
         server = serve(max_transactions=3)
@@ -168,6 +177,35 @@ class TestTransactions:
         in_memory = sum(t._staging._in_memory for t in transactions.values())
         assert len(transactions) == 100
         assert in_memory < 12 * staging.MEMORY
+
+    @pytest.mark.parametrize(
+        "extension",
+        [
+            b"\x80\x03}(K\x01](" + b"}" * 60_000 + b"eu.",
+            {1: [{} for _ in range(12_000)]},
+            {1: [{} for _ in range(20_000)]},  # Too large, and so an error.
+        ],
+    )
+    def test_extended_info_takes_no_more_than_was_sent(
+        self, server, allocated, extension
+    ):
+        client = server.connect()
+        before = allocated()
+        for id in range(10):
+            client.post("tpc_begin", id, b"", b"", extension, None, " ")
+        client.ask("ping")
+        assert len(server.session(client).transactions) == 10
+        assert allocated() - before < 3 * 2**20
+
+    def test_what_was_refused_is_not_kept(self, serve, allocated):
+        client = serve(max_transaction_size=10_000).connect()
+        before = allocated()
+        for id in range(10):
+            client.begin(id, oids=())
+            client.post("storea", p64(1), None, b"x" * 2**20, id)
+        client.ask("ping")
+        assert allocated() - before < 3 * 2**20
+        refused(client, 9, "max-transaction-size")
 
     def test_size_of_records(self, serve):
         server = serve(max_transaction_size=10_000)
