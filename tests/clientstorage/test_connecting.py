@@ -134,6 +134,16 @@ def why(storage):
     return storage._connection._why()
 
 
+def test_what_a_server_says_is_one_line(stack, fake, caplog):
+    storage = ClientStorage(fake.address, wait=False, disconnect_poll=0.01)
+    stack.callback(storage.close)
+    script = fake.accept(register=False)
+    message_id, _ = script.expect("register")
+    script.fail(message_id, "builtins.ValueError", ("no\r\nFAKE \x1b[2J",))
+    wait_until(lambda: r"no\r\nFAKE \x1b[2J" in why(storage))
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
 @contextlib.contextmanager
 def greeting_and_leaving():
     """A server that shuts its door as soon as somebody is there."""

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import struct
+import tracemalloc
 
 import pytest
 from ZODB.FileStorage import FileStorage
@@ -141,6 +142,14 @@ class TestMessages:
             assert client.is_closed()
 
 
+@pytest.fixture
+def allocated():
+    """Call it to get the bytes that Python has allocated."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+
+
 class TestTransactions:
     def test_number(self, serve, caplog):
         server = serve(max_transactions=3)
@@ -168,6 +177,35 @@ class TestTransactions:
         in_memory = sum(t._staging._in_memory for t in transactions.values())
         assert len(transactions) == 100
         assert in_memory < 12 * staging.MEMORY
+
+    @pytest.mark.parametrize(
+        "extension",
+        [
+            b"\x80\x03}(K\x01](" + b"}" * 60_000 + b"eu.",
+            {1: [{} for _ in range(12_000)]},
+            {1: [{} for _ in range(20_000)]},  # Too large, and so an error.
+        ],
+    )
+    def test_extended_info_takes_no_more_than_was_sent(
+        self, server, allocated, extension
+    ):
+        client = server.connect()
+        before = allocated()
+        for id in range(10):
+            client.post("tpc_begin", id, b"", b"", extension, None, " ")
+        client.ask("ping")
+        assert len(server.session(client).transactions) == 10
+        assert allocated() - before < 3 * 2**20
+
+    def test_what_was_refused_is_not_kept(self, serve, allocated):
+        client = serve(max_transaction_size=10_000).connect()
+        before = allocated()
+        for id in range(10):
+            client.begin(id, oids=())
+            client.post("storea", p64(1), None, b"x" * 2**20, id)
+        client.ask("ping")
+        assert allocated() - before < 3 * 2**20
+        refused(client, 9, "max-transaction-size")
 
     def test_size_of_records(self, serve):
         server = serve(max_transaction_size=10_000)
@@ -319,6 +357,26 @@ class TestIterators:
         with pytest.raises(Failed, match="no iterator"):
             client.ask("iterator_record_next", records[0])
         assert client.ask("iterator_record_next", records[-1])[0] == p64(1)
+
+    @pytest.mark.parametrize("is_dropped", [True, False])
+    def test_over_records_end_with_the_file_that_they_read(
+        self, serve, tmp_path, caplog, is_dropped
+    ):
+        client = serve(FileStorage(str(tmp_path / "Data.fs"))).connect()
+        client.commit(1)
+        iterator, other = (client.ask("iterator_start", None, None) for _ in "ab")
+        tid = client.ask("iterator_next", iterator)[0]
+        client.ask("iterator_next", other)
+        records = client.ask("iterator_record_start", iterator, tid)
+        others = client.ask("iterator_record_start", other, tid)
+        if is_dropped:
+            client.post("iterator_gc", [iterator])
+        else:
+            assert client.ask("iterator_next", iterator) is None
+        with pytest.raises(Failed, match="no iterator"):
+            client.ask("iterator_record_next", records)
+        assert not [r for r in caplog.records if r.levelname == "ERROR"]
+        assert client.ask("iterator_record_next", others)[0] == p64(1)
 
 
 def test_log_is_not_filled_by_errors_of_one_client(serve, caplog):

@@ -29,6 +29,11 @@ class TestOneLine:
     def test_line_breaks(self):
         assert formatted("a\r\nb").endswith(r"ERROR a\r\nb")
 
+    def test_what_a_terminal_would_obey(self):
+        line = formatted("a\x1b[2J\x9b2J\u2028\u202eb\x85\ud800 \xfc")
+        seen = r"a\x1b[2J\x9b2J\u2028\u202eb\x85\ud800"
+        assert line.endswith(f"ERROR {seen} \xfc")
+
     def test_calls_are_told_latest_first(self):
         def inner():
             raise ValueError("no\ngood")

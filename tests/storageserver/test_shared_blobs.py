@@ -104,6 +104,22 @@ class TestShared:
         assert secret.read_text() == "secret"
         assert os.path.islink(link)
 
+    @pytest.mark.parametrize("is_there", [True, False])
+    def test_file_that_becomes_a_symlink(self, client, storage, tmp_path, is_there):
+        secret = tmp_path / "secret"
+        secret.write_text("secret")
+        path = self.put(storage, "a.tmp")
+        self.post(client, 1, "a.tmp")
+        client.ask("ping")
+        os.unlink(path)
+        if is_there:
+            os.symlink(secret, path)
+        message = "is not a file any more" if is_there else "is gone"
+        refused(client, 1, "StorageError", message)
+        assert secret.read_text() == "secret"
+        assert secret.stat().st_mode & 0o200
+        commit(client, 2)
+
     def test_directory(self, client, storage):
         path = os.path.join(oid_directory(storage), "a.tmp")
         os.mkdir(path)

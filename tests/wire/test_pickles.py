@@ -65,6 +65,24 @@ def test_long_lists_of_oids(count):
     assert plain(pickle.dumps(oids, 3)) == oids
 
 
+@pytest.mark.parametrize("item", [b"]", b"}", b"]}K]", b"C\x00]"])
+def test_a_reply_does_not_have_millions_of_containers(item):
+    data = b"\x80\x03(K\x01K\x00X\x06\x00\x00\x00.reply]("
+    data += item * (2 * pickles.MAX_CONTAINERS + 10) + b"et."
+    with pytest.raises(ProtocolError, match="too many lists"):
+        messages.decode_reply(data)
+
+
+@pytest.mark.parametrize("byte", [b"]", b"}"])
+def test_what_only_looks_like_containers_is_none(byte):
+    count = pickles.MAX_CONTAINERS // 4
+    oids = b"".join((b"C\x08", byte * 8, b"K", byte)) * count
+    reply = messages.decode_reply(
+        b"\x80\x03(K\x01K\x00X\x06\x00\x00\x00.reply](" + oids + b"et."
+    )
+    assert reply[3] == [byte * 8, byte[0]] * count
+
+
 def test_sets_and_old_bytes_are_known_to_messages():
     for value in ({1, 2}, frozenset([b"a"]), 1j, b"", b"\xff"):
         data = pickle.dumps((1, 0, ".reply", value), 3)

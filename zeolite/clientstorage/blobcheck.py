@@ -12,6 +12,8 @@ import math
 import os
 import threading
 
+from ..files import open_file
+
 logger = logging.getLogger(__name__)
 
 _STEP = 1024 * 1024
@@ -23,7 +25,7 @@ def try_lock(path, create=False):
     The lock ends with `unlock`.  Raises `FileNotFoundError` if
     there is no file and it is not to be created.
     """
-    handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+    handle = open_file(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -49,11 +51,15 @@ def is_at(handle, path):
 
 
 def files_in(directory, endings):
-    """Yield the `os.DirEntry` of each file of a cache whose name ends like that."""
+    """Yield the `os.DirEntry` of each file of a cache whose name ends like that.
+
+    What a symbolic link leads to is not the cache's.
+    """
     for bucket in os.scandir(directory):
-        if bucket.name.isdigit():
+        if bucket.name.isdigit() and bucket.is_dir(follow_symlinks=False):
             for entry in os.scandir(bucket.path):
-                if entry.name.endswith(endings):
+                is_file = entry.is_file(follow_symlinks=False)
+                if is_file and entry.name.endswith(endings):
                     yield entry
 
 
@@ -105,7 +111,7 @@ class SizeCheck:
     def _count(self, size, anew=False):
         """Add to the number that all processes share, or begin anew; return the sum."""
         path = os.path.join(self._path, "check_size.added")
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        with open(open_file(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             known = file.read(20)
             total = size + (int(known) if known.isdigit() and not anew else 0)
@@ -201,7 +207,7 @@ class Arriving:
 def _remove_unused(path):
     """Remove a file that nobody has locked; return whether it is gone."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = open_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:

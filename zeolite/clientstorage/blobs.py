@@ -21,6 +21,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 
@@ -29,7 +30,7 @@ from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import u64
 
 from ..errors import ConfigurationError, ProtocolError
-from ..files import write_all
+from ..files import open_file, write_all
 from . import blobsync
 from .blobcheck import Arriving, SizeCheck, is_at, unlock
 
@@ -265,7 +266,8 @@ class CacheDirectory(_Directory):
         receive = download()  # May wait for a connection, and keeps nobody waiting.
         partial = path + _PARTIAL
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(partial, "ab", buffering=0) as file:
+        _remove_unless_file(partial)
+        with open(partial, "ab", buffering=0, opener=open_file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # Waits for who is downloading it.
             if not is_at(file.fileno(), partial):
                 return
@@ -312,7 +314,14 @@ def _lock_uncommitted(directory):
 
     Who is alone removes what processes have left that are gone.
     """
-    handle = os.open(directory, os.O_RDONLY)
+    try:
+        # All that is there may be removed, so it had better be ours.
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ConfigurationError(
+            f"blob_dir: {directory} has to be a directory itself, not a link to one, "
+            f"because what was left there is removed: {error.strerror}"
+        ) from error
     try:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -352,9 +361,21 @@ def _mark(path, layout):
 def _touch(path):
     """Note that a file was used; return False if it is not there."""
     try:
-        os.utime(path, (time.time(), os.stat(path).st_mtime))
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            _remove_unless_file(path)
+            return False
+        os.utime(path, (time.time(), status.st_mtime))
     except FileNotFoundError:
         return False
     except OSError:
         pass  # Somebody else's file.
     return True
+
+
+def _remove_unless_file(path):
+    """Remove a symbolic link or a pipe, which is nothing that a cache has."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            logger.warning("%s: it is no file, and is removed", path)
+            os.unlink(path)

@@ -21,6 +21,7 @@ import os
 import stat
 import threading
 
+from ..files import open_file
 from .blobcheck import files_in, unlock
 from .cacheowner import known_boot_id
 
@@ -52,7 +53,7 @@ def remove_doubtful(directory):
     """
     boot = (known_boot_id() or b"").hex().encode()
     path = os.path.join(directory, "synced.boot")
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+    with open(open_file(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not boot or file.read(100) != boot:
             for entry in files_in(directory, ".blob"):
@@ -120,7 +121,7 @@ class DiskSync:
 
 def _sync(path):
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = open_file(path, os.O_RDONLY)
     except OSError:
         return  # It was removed meanwhile.
     try:

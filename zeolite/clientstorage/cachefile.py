@@ -157,6 +157,12 @@ class CacheFile:
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise CacheFileError(f"{self.path}: is not a file")
+        if _is_planted(self.path, status):
+            raise CacheFileError(
+                f"{self.path}: belongs to another user, in a directory where everybody "
+                "may make files; what is in it would be taken for the database's: name "
+                "another file for the cache"
+            )
         if not status.st_size:
             return self._create()
         header = self._header()
@@ -186,17 +192,20 @@ class CacheFile:
     def _create(self, tid=None, records=()):
         """Make the file anew, with a last tid and records (an iterable of bytes)."""
         new = self.path + ".new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)  # What a process has left, or a link from somebody else.
+        file = open(new, "x+b")
         try:
-            with open(new, "w+b") as file:
-                self._fill(file, tid, records)
-                os.fsync(file.fileno())
+            self._fill(file, tid, records)
+            os.fsync(file.fileno())
             os.replace(new, self.path)
         except BaseException:
+            file.close()
             with contextlib.suppress(OSError):
                 os.unlink(new)
             raise
         self._close()
-        self._file = open(self.path, "r+b")
+        self._file = file
 
     def _fill(self, file, tid=None, records=()):
         """Write a whole new file."""
@@ -288,6 +297,13 @@ class CacheFile:
             raise CacheFileError(
                 f"{where}: {what}: {error.strerror or error}"
             ) from error
+
+
+def _is_planted(path, status):
+    """Whether anybody may have made the file, in a directory like /tmp."""
+    mode = os.stat(os.path.dirname(path)).st_mode
+    is_everybodys = mode & stat.S_ISVTX and mode & stat.S_IWOTH
+    return bool(is_everybodys) and status.st_uid not in (os.geteuid(), 0)
 
 
 def _by_age(buffer, size):

@@ -16,6 +16,7 @@ import uuid
 import zc.lockfile
 
 from ..errors import CacheFileInUse
+from ..files import open_file
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -23,8 +24,10 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 def lock(path):
     """Lock a cache file; return the lock, which has `close`.
 
-    Raises `CacheFileInUse` if it is locked.
+    Raises `CacheFileInUse` if it is locked, and `OSError`.
     """
+    # The number of the process is written there: to no other file than that one.
+    os.close(open_file(_lock_path(path), os.O_RDWR | os.O_CREAT))
     for delay in (0.05, None):
         try:
             return zc.lockfile.LockFile(_lock_path(path), "{pid} {hostname}")

@@ -22,6 +22,7 @@ import time
 from ..errors import ClientDisconnected, ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
+from ..wire.text import printable
 from . import addresses
 from .connecting import GREETING_TIMEOUT, Refused, Search
 from .handshake import deadline_in
@@ -39,7 +40,7 @@ _EXPECTED = (Refused, ConnectionLost, ProtocolError, ClientDisconnected, OSError
 
 def _reason(error):
     try:
-        return getattr(error, "strerror", None) or str(error) or repr(error)
+        return printable(getattr(error, "strerror", None) or str(error) or repr(error))
     except Exception:  # The server has made it, and of strange parts.
         return type(error).__name__
 

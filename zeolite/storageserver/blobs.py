@@ -96,6 +96,22 @@ def shared_file(storage, oid, name, is_expected):
     return path
 
 
+def check_file(path):
+    """Raise `StorageError` unless there is a file at `path`, and no link to one.
+
+    Who has put it there, by way of a shared directory, can put something else there
+    until the storage has it.
+    """
+    try:
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            return
+    except OSError as error:
+        raise StorageError(
+            f"the file of a blob is gone: {path}: {error.strerror}"
+        ) from None
+    raise StorageError(f"{path} is not a file any more")
+
+
 def _is_shared_name(name):
     try:
         os.fsencode(name)

@@ -34,6 +34,7 @@ from ZODB.POSException import (
 )
 from ZODB.utils import maxtid
 
+from .kepterrors import kept
 from .operations import OPERATIONS, TAKE_FILES
 from .staging import MEMORY, Staging
 
@@ -167,7 +168,7 @@ class Transaction:
     def fail(self, error):
         """Let `vote` raise `error`, if it is the first; keep nothing until then."""
         if self._error is None:
-            self._error = error
+            self._error = kept(error)
             self._staging.close()
 
     def vote(self, respond):

@@ -20,7 +20,7 @@ class Iterators:
         self._most = most
         self._ids = itertools.count(1)
         self._transactions = {}  # id -> [iterator, where it is, raw]
-        self._records = {}  # id -> iterator
+        self._records = {}  # id -> (iterator, id of the one over transactions)
 
     def start(self, start, stop, raw):
         """Begin to iterate over transactions from tid `start` to tid `stop`.
@@ -50,7 +50,7 @@ class Iterators:
             raise _unknown(id)
         entry[1] = record = next(entry[0], None)
         if record is None:
-            self._close(self._transactions.pop(id)[0])
+            self._close(id)
             return None
         extension = getattr(record, "extension_bytes", None)
         if extension is None:
@@ -73,15 +73,15 @@ class Iterators:
             # Clients are slow to say that they have left one before its end.
             del self._records[next(iter(self._records))]
         record_id = next(self._ids)
-        self._records[record_id] = iter(entry[1])
+        self._records[record_id] = iter(entry[1]), id
         return record_id
 
     def next_record(self, id):
         """Return the next record's (oid, tid, data, data_txn), None at the end."""
-        records = self._records.get(id)
-        if records is None:
+        entry = self._records.get(id)
+        if entry is None:
             raise _unknown(id)
-        record = next(records, None)
+        record = next(entry[0], None)
         if record is None:
             del self._records[id]
             return None
@@ -91,19 +91,22 @@ class Iterators:
         """Forget iterators; those that are not there are fine."""
         for id in ids:
             self._records.pop(id, None)
-            entry = self._transactions.pop(id, None)
-            if entry is not None:
-                self._close(entry[0])
+            if id in self._transactions:
+                self._close(id)
 
     def close(self):
         """Forget all."""
         self.drop([*self._transactions, *self._records])
 
-    @staticmethod
-    def _close(iterator):
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            close()
+    def _close(self, id):
+        """Forget an iterator over transactions, and what reads from its file."""
+        close = getattr(self._transactions.pop(id)[0], "close", None)
+        if close is None:
+            return
+        for record_id, (_, transactions_id) in [*self._records.items()]:
+            if transactions_id == id:
+                del self._records[record_id]
+        close()
 
 
 def _unknown(id):

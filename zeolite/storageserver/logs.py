@@ -15,6 +15,8 @@ import threading
 import time
 import traceback
 
+from ..wire.text import printable
+
 logger = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -35,7 +37,7 @@ class OneLineFormatter(logging.Formatter):
         text = self.formatMessage(record)
         if record.exc_info and record.exc_info[1] is not None:
             text = f"{text}: {_in_one_line(record.exc_info[1])}"
-        return text.replace("\r", "\\r").replace("\n", "\\n")
+        return printable(text)
 
 
 def _in_one_line(error):

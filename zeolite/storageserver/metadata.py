@@ -15,6 +15,18 @@ from ..wire.messages import load_plain
 LONGEST = 65535
 
 
+class _Received(TransactionMetaData):
+    """Has the extended info as its pickle only, and loads that for who asks.
+
+    A transaction may wait long for its vote, and what becomes of a pickle may be a
+    hundred times as large.
+    """
+
+    @property
+    def extension(self):
+        return load_plain(self.extension_bytes) if self.extension_bytes else {}
+
+
 def transaction_metadata(user, description, extension):
     """Return ZODB's `TransactionMetaData`.
 
@@ -23,7 +35,12 @@ def transaction_metadata(user, description, extension):
     for text that cannot be encoded and for what is too long.
     """
     try:
-        metadata = TransactionMetaData(user, description, extension)
+        if isinstance(extension, bytes):
+            metadata = _Received(user, description, extension)
+        else:
+            pickled = TransactionMetaData(extension=extension).extension_bytes
+            # That pickle is ours, and ZODB's way of loading it is safe.
+            metadata = TransactionMetaData(user, description, pickled)
     except UnicodeEncodeError as error:
         raise StorageError(f"a transaction's user or description: {error}") from None
     for name in ("user", "description", "extension_bytes"):
@@ -33,11 +50,11 @@ def transaction_metadata(user, description, extension):
             )
     if isinstance(extension, bytes):
         try:
-            metadata.extension = load_plain(extension) if extension else {}
+            is_dictionary = type(metadata.extension) is dict
         except ProtocolError as error:
             raise StorageError(
                 f"a transaction's extended info may hold only plain data: {error}"
             ) from None
-        if type(metadata.extension) is not dict:
+        if not is_dictionary:
             raise StorageError("a transaction's extended info is no dictionary")
     return metadata

@@ -7,6 +7,8 @@ was changed besides, or None.
 
 from ZODB.POSException import UndoError
 
+from .blobs import check_file
+
 
 def _store(storage, metadata, oids, oid, serial, data):
     storage.store(oid, serial, data, "", metadata)
@@ -23,11 +25,13 @@ def _restore(storage, metadata, oids, oid, serial, data, prev_txn):
 
 
 def _store_blob(storage, metadata, oids, oid, serial, data, path):
+    check_file(path)
     storage.storeBlob(oid, serial, data, path, "", metadata)
     oids[oid] = None
 
 
 def _restore_blob(storage, metadata, oids, oid, serial, data, prev_txn, path):
+    check_file(path)
     storage.restoreBlob(oid, serial, data, path, prev_txn, metadata)
     oids[oid] = None
 

@@ -22,6 +22,7 @@ from ZODB.POSException import StorageError
 
 from ..files import write_all
 from . import blobs
+from .kepterrors import kept
 
 #: How many chunks may wait to be written, of a client that sends on and on.
 _WAITING = 8
@@ -55,7 +56,7 @@ class Upload:
                 dir=directory, prefix=blobs.PREFIX, buffering=0, delete=False
             )
         except Exception as error:
-            self._error = error
+            self._error = kept(error)
 
     def buffer(self, size):
         """Return a bytearray to receive a chunk in, None for one that is too large."""
@@ -151,7 +152,7 @@ class Upload:
             write_all(self._file, chunk)
         except (OSError, StorageError) as error:
             # The disk is full: give its room back now, not at the end.
-            self._error = error
+            self._error = kept(error)
             self._discard()
 
     def _discard(self):

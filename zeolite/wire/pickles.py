@@ -12,6 +12,8 @@ unpickler can be hurt without a single import:
   remembered is used again at most `MAX_READS` times; peers do not do it at all);
 - millions of empty containers take a hundred times the room of their pickle (here:
   a reader may be told how many bytes there may be beside strings of bytes);
+- whoever has to take messages of any size is hurt by these as well (here: at most
+  twice `MAX_CONTAINERS` of them);
 - numbers chosen to have the same hash make a dictionary slow (here: at most
   `MAX_LONGS` are long enough for that);
 - opcodes that the protocol has no use for (persistent ids, extension codes,
@@ -39,7 +41,17 @@ MAX_READS = 16
 #: How many numbers of more than 64 bits a pickle may have.
 MAX_LONGS = 64
 
+#: How many lists and dictionaries a pickle may have, at least.
+MAX_CONTAINERS = 1_000_000
+
 _TUPLES_IN_A_RUN = 6
+
+#: Opcodes whose arguments may look like those of containers, in `_run_pattern`.
+_NOT_CONTAINERS = re.compile(
+    rb"C\x08.{8}|[Kq].|M.{2}|[Jr].{4}|G.{8}|"
+    + b"|".join(b"X\\x%02x\x00\x00\x00.{%d}" % (n, n) for n in range(32)),
+    re.DOTALL,
+)
 _STOP = ord(".")
 _LONG = 0x8A
 _GLOBAL = ord("c")
@@ -76,6 +88,27 @@ def _run_pattern(memo_bits):
     return re.compile(run, re.DOTALL)
 
 
+class _Containers:
+    """Counts the lists and dictionaries in the runs of a large pickle.
+
+    That is quick as long as there can hardly be too many.
+    """
+
+    def __init__(self):
+        self._at_most = self._exactly = 0
+
+    def add(self, run):
+        """Count those in `run` (bytes).  Raises `ProtocolError` for too many."""
+        found = run.count(b"]") + run.count(b"}")
+        if self._at_most + found <= MAX_CONTAINERS:
+            self._at_most += found
+            return
+        run = _NOT_CONTAINERS.sub(b"", run)
+        self._exactly += run.count(b"]") + run.count(b"}")
+        if self._exactly > MAX_CONTAINERS:
+            raise ProtocolError("too many lists and dictionaries in a pickle")
+
+
 def _scan(data, calls, old_protocols=False, most=None):
     """Say whether `data`, which is safe to load, names anything.
 
@@ -90,11 +123,16 @@ def _scan(data, calls, old_protocols=False, most=None):
         raise ProtocolError("not a pickle of protocol 3")
     match = _run_pattern(min(len(data).bit_length(), MEMO_BITS)).match
     size, tuples, reads, longs, names = len(data), 0, 0, 0, False
+    containers = None
     if most is None:
         most = size
+        if size > MAX_CONTAINERS:
+            containers = _Containers()
     while True:
         run = match(data, position)
         position = run.end()
+        if containers is not None:
+            containers.add(run.group())
         if run.lastindex:
             tuples += _TUPLES_IN_A_RUN
             if tuples > MAX_TUPLES:
