@@ -169,6 +169,29 @@ class TestSlowClients:
         channel.blocked.set()
         wait_until(lambda: channel.sent == b"reply" * 3)
 
+    def test_a_thread_sees_to_the_rest_of_what_others_send(self, log):
+        channel = FakeChannel(room=2)
+        delivery = attached(log, channel)
+        delivery.send(b"reply")
+        wait_until(lambda: channel.sent == b"reply")
+
+    def test_what_is_gathered_is_bounded(self, log):
+        """Who sends calls and calls does not fill the memory with its replies."""
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        delivery.gather(b"x" * GATHER)
+        assert channel.sent == b""
+        delivery.gather(b"y")
+        assert len(channel.sent) == GATHER + 1
+
+    def test_stream_that_breaks_ends_the_connection(self, log):
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        channel.shutdown()
+        with pytest.raises(ConnectionLost):
+            delivery.stream(b"chunk")
+        assert delivery.failures
+
     def test_offers_are_bounded(self, log):
         channel = FakeChannel(room=0)
         channel.blocked.clear()
