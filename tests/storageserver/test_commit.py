@@ -522,3 +522,25 @@ class TestLateStores:
         with pytest.raises(Failed):
             waiter.wait_for(vote)
         assert holder.commit(3, oids=(3,))
+
+    def test_vote_that_begins_while_a_store_fails_does_not_commit_a_part(
+        self, server, monkeypatch
+    ):
+        """What was stored is given up then, and must not be taken for all there was."""
+        holder, waiter = voting(server, 2)
+        giving_up, close = Gate(), staging.Staging.close
+
+        def stop_once(staged):
+            close(staged)
+            if threading.current_thread().name.startswith("zeolite-client"):
+                monkeypatch.setattr(staging.Staging, "close", close)
+                giving_up.stop_here()
+
+        monkeypatch.setattr(staging.Staging, "close", stop_once)
+        waiter.post("storea", p64(9), None, b"late", 2)
+        giving_up.wait_until_reached()
+        holder.ask("tpc_abort", 1)
+        with pytest.raises(Failed):
+            waiter.wait_for(waiter.vote)
+        giving_up.open()
+        assert holder.commit(3, oids=(3,))

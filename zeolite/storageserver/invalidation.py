@@ -89,7 +89,7 @@ class InvalidationLog:
             if self._entries:
                 return
             for tid, oids in history:
-                if self._entries or tid >= self._base:
+                if tid >= self._base:
                     self._publish(self._append(tid, list(oids), None))
                 else:
                     self._base = tid
@@ -113,7 +113,7 @@ class InvalidationLog:
         """Give a place back: its commit failed."""
         with self._lock:
             self._oids -= len(entry.oids)
-            if self._entries and self._entries[-1] is entry:
+            if self._entries[-1] is entry:
                 self._entries.pop()
             else:
                 entry.oids = None
