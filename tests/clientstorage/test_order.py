@@ -133,6 +133,25 @@ class TestFinishing:
         finish.result()
         assert storage._cache.loadBefore(OID, maxtid) is None
 
+    @pytest.mark.parametrize(
+        ("name", "args"),
+        [("restore", (p64(3), b"new", "", None)), ("deleteObject", (p64(1),))],
+    )
+    def test_what_was_there_before_is_not_current_any_more(self, connect, name, args):
+        storage, script = connect()
+        loaded(storage, script, b"old", p64(1))
+        transaction = TransactionMetaData()
+        storage.tpc_begin(transaction)
+        getattr(storage, name)(OID, *args, transaction)
+        vote = Background(storage.tpc_vote, transaction)
+        script.expect_all("tpc_begin", "restorea" if name == "restore" else name)
+        script.answer("vote", [])
+        vote.result()
+        finish = Background(storage.tpc_finish, transaction)
+        script.answer("tpc_finish", p64(3))
+        finish.result()
+        assert storage._cache.loadBefore(OID, maxtid) is None
+
 
 class TestVerifying:
     """After a connection was lost, before anybody uses the next one."""
@@ -188,6 +207,29 @@ class TestVerifying:
         assert database.told == ["everything", (p64(5), []), "everything"]
         assert len(storage._cache) == 0
         assert storage.lastTransaction() == p64(5)
+
+    def test_cache_is_empty_before_the_database_forgets(self, fake, connect, database):
+        """Whoever loads then must not get what was there before."""
+        storage, script = self.prepared(connect, database)
+        kept = []
+        database.invalidateCache = lambda: kept.append(len(storage._cache))
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", None)
+        settle(storage, script)
+        assert kept == [0, 0]
+
+    def test_wrapper_that_nobody_uses_yet_is_told_nothing(
+        self, fake, connect, database
+    ):
+        """ZODB's have nobody to tell it to."""
+        database.base = object()
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", None)
+        script.call("invalidateTransaction", p64(6), [OID])
+        settle(storage, script)
+        assert database.told == []
+        assert storage.lastTransaction() == p64(6)
 
     def test_server_that_is_behind_is_refused(self, fake, connect, database):
         storage, script = self.prepared(connect, database)

@@ -322,19 +322,6 @@ class TestLargeChunks:
         client.socket.sendall(encoded(b"x" * 300_000, 5))
         client.ask("ping")
 
-    def test_large_record_comes_in_between(self, client, storage):
-        """It is no chunk, although it arrives while a blob does."""
-        record, blob = os.urandom(300_000), os.urandom(300_000)
-        client.begin(1, oids=())
-        client.post("storeBlobStart")
-        client.ask("storeBlobChunk", blob)
-        client.post("storea", OTHER, z64, record, 1)
-        client.post("storeBlobEnd", OID, z64, RECORD, 1)
-        client.ask("vote", 1)
-        tid = client.ask("tpc_finish", 1)
-        assert client.ask("loadSerial", OTHER, tid) == record
-        assert received(client, client.call("sendBlob", OID, tid)) == blob
-
     def test_damaged_one_closes_the_connection(self, server, storage, caplog):
         client = server.connect()
         client.post("storeBlobStart")
