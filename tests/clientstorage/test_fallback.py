@@ -210,6 +210,27 @@ class TestFallback:
         script.answer("get_info", {})
         assert opening.result().isReadOnly()
 
+    def test_other_attempts_end_when_a_better_one_is_found(
+        self, stack, fake, another, patience
+    ):
+        silent, writable = stack.enter_context(deadservers.silent()), another()
+        writable.close_listener()
+        opening = open_in_background(
+            stack, [silent, writable.address, fake.address], read_only_fallback=True
+        )
+        accept_read_only(fake).answer("get_info", {})
+        storage = opening.result()
+        writable.open_listener()
+        settle(storage, writable.accept())
+        wait_until(
+            lambda: (
+                not any(
+                    thread.name.startswith("zeolite-connect")
+                    for thread in threading.enumerate()
+                )
+            )
+        )
+
     def test_read_only_is_ignored_then(self, server):
         storage = ClientStorage(server.address, read_only=True, read_only_fallback=True)
         assert not storage.isReadOnly()

@@ -92,6 +92,14 @@ def test_error_of_the_callback_is_not_taken_for_a_lost_answer(broken):
         case.commit()
 
 
+def test_it_was_not_committed_but_the_same_was_before(broken):
+    case = broken()
+    case.commit()
+    finish = case.finish("before tpc_finish", OSError("disk full"))
+    with pytest.raises(ClientDisconnected, match="it was not committed"):
+        finish.result()
+
+
 def test_it_was_not_committed(broken):
     case = broken()
     case.commit(b"old")
