@@ -351,6 +351,15 @@ class TestUncommittedFiles:
             cache.take(str(tmp_path / "new"), OID)
         assert os.listdir(cache.temporary()) == []
 
+    def test_it_stays_when_whoever_came_first_has_left(self, open_cache):
+        first, second = open_cache(), open_cache()
+        path = os.path.join(second.temporary(), "uncommitted")
+        with open(path, "w"):
+            pass
+        first.close()
+        open_cache()
+        assert os.path.exists(path)
+
     def test_full_disk_after_the_commit(self, open_cache, monkeypatch, caplog):
         def full(*args):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

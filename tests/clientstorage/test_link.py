@@ -11,6 +11,7 @@ from zeolite.clientstorage.iteration import drop_iterators
 from zeolite.clientstorage.link import Link
 from zeolite.errors import ClientDisconnected
 from zeolite.wire import messages
+from zeolite.wire.channel import ConnectionLost
 from zeolite.wire.chunks import Chunk
 
 from .talking import OID
@@ -103,3 +104,15 @@ def test_calls_on_a_connection_that_was_lost_fail_at_once():
         assert call.is_done
         with pytest.raises(ClientDisconnected, match="the test wants it"):
             call.wait()
+
+
+def test_connection_that_cannot_be_sent_on_is_broken():
+    """The reader thread, which fails the calls, might hear nothing of it."""
+    broken = []
+
+    def send(data):
+        raise ConnectionLost("the test wants it")
+
+    channel = types.SimpleNamespace(send=send, shutdown=lambda: broken.append(True))
+    Link(channel, ("127.0.0.1", 1)).call("ping", ())
+    assert broken

@@ -218,17 +218,21 @@ class TestVerifying:
         settle(storage, script)
         assert kept == [0, 0]
 
-    def test_wrapper_that_nobody_uses_yet_is_told_nothing(
-        self, fake, connect, database
+    @pytest.mark.parametrize("is_used", [False, True])
+    def test_wrapper_is_told_only_when_it_has_whom_to_tell(
+        self, fake, connect, database, is_used
     ):
-        """ZODB's have nobody to tell it to."""
+        """ZODB's keep that in `db`, as soon as somebody registers with them."""
         database.base = object()
+        if is_used:
+            database.db = object()
         storage, script = self.prepared(connect, database)
         script = self.reconnect(fake, script, p64(5))
         script.answer("getInvalidations", None)
         script.call("invalidateTransaction", p64(6), [OID])
         settle(storage, script)
-        assert database.told == []
+        assert ("everything" in database.told) == is_used
+        assert ((p64(6), [OID]) in database.told) == is_used
         assert storage.lastTransaction() == p64(6)
 
     def test_server_that_is_behind_is_refused(self, fake, connect, database):
