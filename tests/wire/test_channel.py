@@ -144,6 +144,9 @@ def test_send_gives_up_when_the_peer_takes_nothing(pair):
     near, _ = pair
     with pytest.raises(PeerSilent, match="took nothing for 0"):
         near.send(DATA)
+    # Nothing may follow a message that is half sent.
+    with pytest.raises(ConnectionLost):
+        near.send(b"another")
 
 
 def test_slow_peer_is_not_given_up(pair):
