@@ -5,6 +5,7 @@ import os
 import pathlib
 import tempfile
 
+import hypothesis
 import pytest
 import transaction
 
@@ -15,6 +16,10 @@ from .support.leftovers import Leftovers
 _ROOT = str(pathlib.Path(__file__).parent.parent)
 _PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, _PATHS)])
+
+# How long an example takes says nothing, where others use the machine as well.
+hypothesis.settings.register_profile("zeolite", deadline=None)
+hypothesis.settings.load_profile("zeolite")
 
 _numbers = itertools.count()
 

@@ -224,9 +224,11 @@ class TestOwnCommits:
         assert reader.invalidations() == [own, after]
 
     @pytest.mark.parametrize("is_traced", [False, True])
-    def test_commit_of_nothing(self, database, serve_it, monkeypatch, is_traced):
+    def test_commit_of_nothing(
+        self, database, serve_it, monkeypatch, is_traced, caplog
+    ):
         """It has the tid that other servers know, which may be of the one before."""
-        server = serve_it()
+        server = serve_it(slow_call=1e-9)
         if not is_traced:
             monkeypatch.setattr(ExactChanges, "since", newest_only)
         writer, reader = server.connect(), server.connect()
@@ -237,6 +239,8 @@ class TestOwnCommits:
         assert reader.invalidations() == ([before, tid] if is_traced else [before])
         assert reader.ask("lastTransaction") == tid
         assert writer.commit(2, oids=(3,)) == database.commits[-1][0]
+        assert f"committed {tid.hex()} with 0 objects" in caplog.text
+        assert "did not commit" not in caplog.text
 
     def test_commit_behind_a_poll_waits_for_the_next(self, database, serve_it):
         """A poll that began before it has not seen what came between."""
