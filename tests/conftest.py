@@ -17,11 +17,11 @@ _ROOT = str(pathlib.Path(__file__).parent.parent)
 _PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, _PATHS)])
 
+_numbers = itertools.count()
+
 # How long an example takes says nothing, where others use the machine as well.
 hypothesis.settings.register_profile("zeolite", deadline=None)
 hypothesis.settings.load_profile("zeolite")
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
