@@ -425,6 +425,8 @@ class TestSlowDisk:
             client.call("storeBlobChunk", chunk)
         large = b"x" * 1_200_000
         client.call("storeBlobChunk", large)
+        # The writer is waited for.
+        wait_until(lambda: server.session(client).upload._writer is None)
         gate.open()
         client.post("storeBlobEnd", OID, z64, RECORD, 1)
         client.ask("vote", 1)
