@@ -6,6 +6,7 @@ import pathlib
 import signal
 import tempfile
 
+import hypothesis
 import pytest
 import transaction
 
@@ -22,6 +23,10 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 _numbers = itertools.count()
+
+# How long an example takes says nothing, where others use the machine as well.
+hypothesis.settings.register_profile("zeolite", deadline=None)
+hypothesis.settings.load_profile("zeolite")
 
 
 @pytest.fixture(scope="session")

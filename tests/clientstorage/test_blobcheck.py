@@ -219,8 +219,41 @@ class TestTheCount:
             sizes.add(path.stat().st_size)
         assert len(sizes) == 1
 
+    def test_processes_count_one_after_the_other(self, watch, tmp_path, monkeypatch):
+        """What is added is added to what another process has written meanwhile."""
+        check = watch(1000, 90)
+        path = tmp_path / "check_size.added"
+        locking, flock = threading.Event(), fcntl.flock
+        with open(path, "r+b", buffering=0) as other:
+            flock(other, fcntl.LOCK_EX)
+
+            def announced(*args):
+                locking.set()
+                flock(*args)
+
+            monkeypatch.setattr(fcntl, "flock", announced)
+            adding = threading.Thread(target=check.added, args=(5,))
+            adding.start()
+            assert locking.wait(20)
+            other.write(b"%020d" % 100)
+            flock(other, fcntl.LOCK_UN)
+        adding.join()
+        assert int(path.read_text()) == 105
+
 
 class TestLocks:
+    def test_no_descriptor_is_kept(self, watch, tmp_path):
+        path = tmp_path / "lock"
+        check = watch(100, 10)
+        held = try_lock(path, create=True)
+        before = len(os.listdir("/dev/fd"))
+        for number in range(20):
+            assert try_lock(path) is None
+            blob(tmp_path, f"{number}.blob", 1000, number)
+            check.check()
+        assert len(os.listdir("/dev/fd")) == before
+        os.close(held)
+
     def test_one_at_a_time(self, tmp_path):
         path = tmp_path / "lock"
         handle = try_lock(path, create=True)

@@ -12,7 +12,7 @@ from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.serialize import ObjectWriter
-from ZODB.utils import p64, z64
+from ZODB.utils import maxtid, p64, u64, z64
 
 import zeolite
 from tests.support.blocking import Gate
@@ -309,6 +309,15 @@ class TestEviction:
         files = (tmp_path / "cache").glob("*/*.blob")
         assert sum(file.stat().st_size for file in files) <= 10_000
 
+    def test_own_commits_count(self, open_cache, tmp_path):
+        cache, path = open_cache(10_000, 10), tmp_path / "new"
+        for n in range(200):
+            path.write_bytes(b"x" * 500)
+            cache.committed([(p64(n), cache.take(str(path), p64(n)))], TID)
+        wait_until(lambda: cache._check._thread is None)
+        files = (tmp_path / "cache").glob("*/*.blob")
+        assert sum(file.stat().st_size for file in files) <= 10_000
+
 
 class TestUncommittedFiles:
     def test_what_killed_processes_left_goes(self, open_cache, tmp_path):
@@ -341,6 +350,15 @@ class TestUncommittedFiles:
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             cache.take(str(tmp_path / "new"), OID)
         assert os.listdir(cache.temporary()) == []
+
+    def test_it_stays_when_whoever_came_first_has_left(self, open_cache):
+        first, second = open_cache(), open_cache()
+        path = os.path.join(second.temporary(), "uncommitted")
+        with open(path, "w"):
+            pass
+        first.close()
+        open_cache()
+        assert os.path.exists(path)
 
     def test_full_disk_after_the_commit(self, open_cache, monkeypatch, caplog):
         def full(*args):
@@ -504,6 +522,18 @@ class TestOnAServer:
         commit(client, b"content")
         with pytest.raises(POSKeyError):
             client.loadBlob(p64(99), TID)
+
+    def test_restored_blob_is_the_current_one(self, client, tmp_path):
+        old = commit(client, b"old")
+        tid, path = p64(u64(old) + 1), tmp_path / "new"
+        path.write_bytes(b"restored")
+        txn = TransactionMetaData()
+        client.tpc_begin(txn, tid)
+        client.restoreBlob(OID, tid, RECORD, str(path), None, txn)
+        client.tpc_vote(txn)
+        client.tpc_finish(txn)
+        assert client.loadBefore(OID, maxtid)[1] == tid
+        assert read(client.loadBlob(OID, tid)) == b"restored"
 
     def test_abort_leaves_nothing(self, client, tmp_path):
         path = os.path.join(client.temporaryDirectory(), "new")

@@ -63,6 +63,12 @@ def test_earlier_revision_beside_the_current_one(cache):
     assert sorted(cache.contents()) == [(OID, p64(5)), (OID, p64(8))]
 
 
+def test_earlier_revision_of_another_object_is_not_found(cache):
+    cache.store(p64(1), p64(2), p64(9), b"of another")
+    assert cache.loadBefore(p64(7), p64(5)) is None
+    assert not cache.has(p64(7), p64(5))
+
+
 def test_gap_between_revisions_is_not_filled(cache):
     cache.store(OID, p64(2), p64(4), b"a")
     cache.store(OID, p64(6), p64(8), b"b")

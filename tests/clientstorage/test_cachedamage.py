@@ -1,6 +1,7 @@
 """A persistent cache's file after a kill, a crash of the machine, or damage."""
 
 import contextlib
+import errno
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from ZODB.utils import maxtid, p64, u64
 from tests.support.tearing import Killed, TearingMap
 from zeolite.clientstorage import cachefile, cacheformat, cacheowner
 from zeolite.clientstorage.cache import ClientCache
+from zeolite.errors import CacheFileError
 
 from . import keeping
 from .cachefiles import SIZE, data, fill, killed, place_of, write
@@ -70,6 +72,16 @@ class TestKilled:
         fill(cache, 30)
         cache.close()
         assert len(opened()) == 30
+
+    def test_torn_record_ends_what_is_copied_to_another_size(self, opened, path):
+        cache = opened()
+        fill(cache)
+        place = place_of(cache, p64(7))
+        killed(cache, path)
+        write(path, place + 36, b"!")
+        cache = opened(size=2 * SIZE)
+        assert sorted(u64(oid) for oid, _ in cache.contents()) == list(range(7))
+        assert not os.path.exists(path + ".bad")
 
     def test_torn_last_tid_leaves_the_one_before(self, opened, path):
         cache = opened()
@@ -163,12 +175,27 @@ class TestDamage:
         assert cache.getLastTid() is None
         with open(path + ".bad", "rb") as file:
             assert file.read() == content
+        with open(path, "rb") as file:  # The new one is as open as any.
+            assert cacheformat.read_session(file.read(128)) == cacheowner.boot_id()
         [record] = caplog.records
         assert record.levelno == logging.ERROR
         assert f"it is now {path}.bad" in record.getMessage()
         fill(cache)
         cache.close()
         assert len(opened()) == 20
+
+    def test_full_disk_when_it_is_set_aside(self, opened, path, monkeypatch):
+        self.damaged(opened, path)
+
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as context:
+            context.setattr(os, "posix_fallocate", lambda *_: None)
+            context.setattr(os, "fsync", refuse)
+            with pytest.raises(CacheFileError, match="no room") as error:
+                ClientCache(path, SIZE)
+        assert len(opened()) == 0, error  # Nobody has it locked.
 
     def test_only_the_last_damage_is_kept(self, opened, path):
         for _ in range(2):

@@ -12,7 +12,7 @@ from tests.support.blocking import Gate
 from tests.support.fakeserver import FakeServer
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
-from zeolite.clientstorage import connecting, connection
+from zeolite.clientstorage import addresses, connecting, connection
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ProtocolError
 
@@ -187,6 +187,28 @@ class TestDelays:
         script.close()
         wait_until(lambda: not storage.is_connected())
         assert storage._connection._search is None
+
+
+def test_attempts_that_failed_are_forgotten():
+    """A client may search for days."""
+    failures = []
+
+    def failed(address, error):
+        failures.append(error)
+        if len(failures) == 20:
+            search.cancel()
+
+    search = connecting.Search(
+        [("127.0.0.1", free_port())],
+        connecting.Request("1", False),
+        0.001,
+        addresses.Resolver(),
+        failed,
+        None,
+    )
+    assert search.next() is None
+    assert not search._attempts
+    search.close()
 
 
 class TestReasons:

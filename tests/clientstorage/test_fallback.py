@@ -135,6 +135,17 @@ class TestFallback:
         assert better.answer("iterator_next", (p64(4), " ", b"", b"", {})) == (8,)
         assert advance.result().tid == p64(4)
 
+    def test_iterator_that_has_not_begun_begins_there(self, pair):
+        storage, script, writable = pair
+        begin = Background(storage.iterator)
+        script.expect("iterator_start")
+        writable.open_listener()
+        better = writable.accept()
+        better.answer("iterator_start", 8)
+        advance = Background(next, begin.result())
+        better.answer("iterator_next", (p64(4), " ", b"", b"", {}))
+        assert advance.result().tid == p64(4)
+
     def test_iterator_between_two_transactions_goes_on(self, pair):
         storage, script, writable = pair
         iterator = Background(storage.iterator, p64(2), p64(9))
@@ -201,6 +212,18 @@ class TestFallback:
         writable.accept()
         assert not opening.result().isReadOnly()
 
+    def test_nobody_is_waited_for_when_all_have_answered(
+        self, stack, fake, another, monkeypatch
+    ):
+        monkeypatch.setattr(connecting, "PREFERENCE", 1000)
+        dead = another()
+        dead.close_listener()
+        opening = open_in_background(
+            stack, [dead.address, fake.address], read_only_fallback=True
+        )
+        accept_read_only(fake).answer("get_info", {})
+        assert opening.result().isReadOnly()
+
     def test_slow_ones_are_not_waited_for(self, stack, fake, patience):
         silent = stack.enter_context(deadservers.silent())
         opening = open_in_background(
@@ -209,6 +232,27 @@ class TestFallback:
         script = accept_read_only(fake)
         script.answer("get_info", {})
         assert opening.result().isReadOnly()
+
+    def test_other_attempts_end_when_a_better_one_is_found(
+        self, stack, fake, another, patience
+    ):
+        silent, writable = stack.enter_context(deadservers.silent()), another()
+        writable.close_listener()
+        opening = open_in_background(
+            stack, [silent, writable.address, fake.address], read_only_fallback=True
+        )
+        accept_read_only(fake).answer("get_info", {})
+        storage = opening.result()
+        writable.open_listener()
+        settle(storage, writable.accept())
+        wait_until(
+            lambda: (
+                not any(
+                    thread.name.startswith("zeolite-connect")
+                    for thread in threading.enumerate()
+                )
+            )
+        )
 
     def test_read_only_is_ignored_then(self, server):
         storage = ClientStorage(server.address, read_only=True, read_only_fallback=True)

@@ -10,6 +10,7 @@ from ZODB.utils import maxtid, p64
 import zeolite
 from tests.support.blocking import BlockingStorage
 from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, CommitInDoubt
 from zeolite.storageserver.server import StorageServer
@@ -91,6 +92,14 @@ def test_error_of_the_callback_is_not_taken_for_a_lost_answer(broken):
         case.commit()
 
 
+def test_it_was_not_committed_but_the_same_was_before(broken):
+    case = broken()
+    case.commit()
+    finish = case.finish("before tpc_finish", OSError("disk full"))
+    with pytest.raises(ClientDisconnected, match="it was not committed"):
+        finish.result()
+
+
 def test_it_was_not_committed(broken):
     case = broken()
     case.commit(b"old")
@@ -118,13 +127,14 @@ def test_the_commit_of_somebody_else_is_not_ours(broken, other):
     commit = Background(case.commit)
     gate.wait_until_reached()
     (session,) = case.server._served["1"].sessions()
-    session.end("the test wants it")
     second = zeolite.client(case.server.address)
     txn = TransactionMetaData("user", other.get("description", b"mine"))
     second.tpc_begin(txn)
     second.store(OID, case.tids[0], other.get("data", b"data"), "", txn)
     vote = Background(second.tpc_vote, txn)
     # It is in the queue before the first client can have the lock again.
+    wait_until(lambda: case.server._served["1"].commit_lock.waiting)
+    session.end("the test wants it")
     gate.open(OSError("disk full"))
     vote.result()
     second.tpc_finish(txn)

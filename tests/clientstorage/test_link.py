@@ -3,10 +3,18 @@
 import threading
 import types
 
+import pytest
+from ZODB.utils import maxtid
+
 from tests.support.blocking import PATIENCE, Gate
 from zeolite.clientstorage.iteration import drop_iterators
 from zeolite.clientstorage.link import Link
+from zeolite.errors import ClientDisconnected
 from zeolite.wire import messages
+from zeolite.wire.channel import ConnectionLost
+from zeolite.wire.chunks import Chunk
+
+from .talking import OID
 
 
 class SlowChannel:
@@ -78,3 +86,33 @@ class EmptiedMeanwhile(list):
 def test_two_threads_that_drop_the_same_iterators():
     link = types.SimpleNamespace(dropped_iterators=EmptiedMeanwhile([1]))
     assert drop_iterators(link) == b""
+
+
+def test_calls_on_a_connection_that_was_lost_fail_at_once():
+    channel = types.SimpleNamespace(
+        shutdown=lambda: None, close=lambda: None, send=lambda data: None
+    )
+    link = Link(channel, ("127.0.0.1", 1))
+    link.lose("the test wants it")
+    calls = [
+        link.call("ping", ()),
+        link.load(OID, maxtid, lambda oid, found: found),
+        *link.loads([OID], maxtid, lambda oid, found: found),
+        link.send_chunk(Chunk(10), 10, lambda result: result),
+    ]
+    for call in calls:
+        assert call.is_done
+        with pytest.raises(ClientDisconnected, match="the test wants it"):
+            call.wait()
+
+
+def test_connection_that_cannot_be_sent_on_is_broken():
+    """The reader thread, which fails the calls, might hear nothing of it."""
+    broken = []
+
+    def send(data):
+        raise ConnectionLost("the test wants it")
+
+    channel = types.SimpleNamespace(send=send, shutdown=lambda: broken.append(True))
+    Link(channel, ("127.0.0.1", 1)).call("ping", ())
+    assert broken

@@ -150,6 +150,25 @@ class TestFinishing:
         finish.result()
         assert storage._cache.loadBefore(OID, maxtid) is None
 
+    @pytest.mark.parametrize(
+        ("name", "args"),
+        [("restore", (p64(3), b"new", "", None)), ("deleteObject", (p64(1),))],
+    )
+    def test_what_was_there_before_is_not_current_any_more(self, connect, name, args):
+        storage, script = connect()
+        loaded(storage, script, b"old", p64(1))
+        transaction = TransactionMetaData()
+        storage.tpc_begin(transaction)
+        getattr(storage, name)(OID, *args, transaction)
+        vote = Background(storage.tpc_vote, transaction)
+        script.expect_all("tpc_begin", "restorea" if name == "restore" else name)
+        script.answer("vote", [])
+        vote.result()
+        finish = Background(storage.tpc_finish, transaction)
+        script.answer("tpc_finish", p64(3))
+        finish.result()
+        assert storage._cache.loadBefore(OID, maxtid) is None
+
 
 class TestVerifying:
     """After a connection was lost, before anybody uses the next one."""
@@ -224,6 +243,33 @@ class TestVerifying:
         settle(storage, script)
         assert storage.lastTransaction() == p64(5)
         assert database.told == ["everything"]
+
+    def test_cache_is_empty_before_the_database_forgets(self, fake, connect, database):
+        """Whoever loads then must not get what was there before."""
+        storage, script = self.prepared(connect, database)
+        kept = []
+        database.invalidateCache = lambda: kept.append(len(storage._cache))
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", None)
+        settle(storage, script)
+        assert kept == [0, 0]
+
+    @pytest.mark.parametrize("is_used", [False, True])
+    def test_wrapper_is_told_only_when_it_has_whom_to_tell(
+        self, fake, connect, database, is_used
+    ):
+        """ZODB's keep that in `db`, as soon as somebody registers with them."""
+        database.base = object()
+        if is_used:
+            database.db = object()
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", None)
+        script.call("invalidateTransaction", p64(6), [OID])
+        settle(storage, script)
+        assert ("everything" in database.told) == is_used
+        assert ((p64(6), [OID]) in database.told) == is_used
+        assert storage.lastTransaction() == p64(6)
 
     def test_server_that_is_behind_is_refused(self, fake, connect, database):
         storage, script = self.prepared(connect, database)

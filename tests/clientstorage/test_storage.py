@@ -182,6 +182,8 @@ class TestTransactions:
         finish = Background(storage.tpc_finish, second)
         script.answer("tpc_finish", p64(2))
         finish.result()
+        Background(store, first).result()
+        storage.tpc_abort(first)
 
     def test_wrong_order_of_calls(self, connect):
         storage, _ = connect()

@@ -64,6 +64,12 @@ def server(serve, storage):
     return serve(storage)
 
 
+@pytest.fixture(params=[False, True], ids=["stock", "packed"])
+def loads(request, monkeypatch):
+    """Clients load as stock ones do, and as Zeolite's."""
+    monkeypatch.setattr(RawClient, "packs_loads", request.param)
+
+
 @pytest.fixture
 def database():
     """One in memory that several servers may share."""

@@ -220,28 +220,38 @@ class TestReplies:
         assert len(client.ask("new_oids", 10**18)) == 100
         assert len(client.ask("new_oids", -(10**18))) == 1
 
-    def test_changes_of_ages_are_not_told(self, serve, tmp_path, monkeypatch):
+    @pytest.fixture
+    def away(self, serve, tmp_path):
+        """Call it to get a server whose log has nothing, and the tids of two commits."""
+
+        def away(**options):
+            storage = FileStorage(str(tmp_path / "Data.fs"))
+            tids = []
+            for start in (0, 8):
+                txn = TransactionMetaData()
+                storage.tpc_begin(txn)
+                for oid in range(start, start + 8):
+                    storage.store(p64(oid), z64, b"data", "", txn)
+                storage.tpc_vote(txn)
+                tids.append(storage.tpc_finish(txn))
+            storage.close()
+            storage = FileStorage(storage.getName())
+            return serve(storage, invalidation_queue_size=1, **options), tids
+
+        return away
+
+    def test_changes_of_ages_are_not_told(self, away, monkeypatch):
         monkeypatch.setattr(served, "MOST_CHANGED", 10)
-        path = str(tmp_path / "Data.fs")
-        storage = FileStorage(path)
-        tids = []
-        for start in (0, 8):
-            txn = TransactionMetaData()
-            storage.tpc_begin(txn)
-            for oid in range(start, start + 8):
-                storage.store(p64(oid), z64, b"data", "", txn)
-            storage.tpc_vote(txn)
-            tids.append(storage.tpc_finish(txn))
-        storage.close()
-        # Nothing of it is in the server's log.
-        server = serve(
-            FileStorage(path), invalidation_age=3600, invalidation_queue_size=1
-        )
+        server, tids = away(invalidation_age=3600)
         client = server.connect()
         tid, oids = client.ask("getInvalidations", tids[0])
         assert (tid, len(oids)) == (tids[1], 8)
         before = p64(u64(tids[0]) - 1)
         assert client.ask("getInvalidations", before) is None
+
+    def test_who_was_away_for_longer_than_is_set_is_told_nothing(self, away):
+        server, tids = away(invalidation_age=0)
+        assert server.connect().ask("getInvalidations", tids[0]) is None
 
     def test_own_thread_makes_no_more_replies_than_are_taken(self, serve):
         """Loads: the gathered replies leave before the next call is executed."""

@@ -146,12 +146,17 @@ def test_label_cannot_forge_a_line_in_the_log(server, caplog):
     assert line.isprintable()
 
 
-def test_one_byte_at_a_time_does_not_move_the_deadline(serve):
+@pytest.mark.parametrize(
+    "slow", [Z5 + b"\0\0\xff\xff", b"x" * 200], ids=["sizes", "data"]
+)
+def test_one_byte_at_a_time_does_not_move_the_deadline(serve, slow):
     server = serve(handshake_timeout=0.3)
     client = server.connect(register=False)
     client.read_frame()
+    if not slow.startswith(Z5):
+        client.socket.sendall(Z5 + b"\0\0\xff\xff")
     with pytest.raises(OSError):
-        for byte in Z5 + b"\0\0\xff\xff" + b"x" * 10_000:
+        for byte in slow:
             client.socket.sendall(bytes([byte]))
             client.socket.settimeout(0.05)
             try:
@@ -177,6 +182,14 @@ def test_unknown_storage_is_told_and_may_be_corrected(server):
     with pytest.raises(Exception, match=r"unknown storage 'main'.*has '1'"):
         client.ask("register", "main", False)
     assert client.ask("register", "1", False)
+
+
+def test_who_would_write_where_nobody_can_is_told_so_when_it_registers(serve):
+    client = serve(read_only=True).connect(register=False)
+    client.handshake()
+    with pytest.raises(Exception, match="ReadOnlyError"):
+        client.ask("register", "1", False)
+    client.ask("register", "1", True)
 
 
 def test_message_ids_come_back_as_they_were(server):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import StorageError
 from ZODB.utils import p64
 
 from tests.support.blocking import Gate
@@ -118,7 +119,63 @@ class TestWaitingVotes:
         assert writer.commit(11, oids=(5,))
 
 
+class TestAborting:
+    """Who comes next gets the lock when the storage is done with who had it."""
+
+    @pytest.fixture
+    def aborting(self, server, monkeypatch):
+        """The gate at which the storage stops before it aborts."""
+        aborting, abort = Gate(), server.storage.tpc_abort
+
+        def tpc_abort(transaction):
+            aborting.stop_here()
+            abort(transaction)
+
+        monkeypatch.setattr(server.storage, "tpc_abort", tpc_abort)
+        yield aborting
+        aborting.open()
+
+    @pytest.mark.parametrize(
+        "how", ["vote fails", "finish fails", "client aborts", "client leaves"]
+    )
+    def test_the_lock_is_kept_until_the_storage_has_aborted(
+        self, server, aborting, how
+    ):
+        client, next = server.connect(), server.connect()
+        client.begin(1)
+        if how == "vote fails":
+            server.storage.fail("before tpc_vote", StorageError("no"))
+            client.call("vote", 1)
+        else:
+            client.ask("vote", 1)
+        if how == "finish fails":
+            server.storage.fail("before tpc_finish", StorageError("no"))
+            client.call("tpc_finish", 1)
+        elif how == "client aborts":
+            client.call("tpc_abort", 1)
+        elif how == "client leaves":
+            client.close()
+        aborting.wait_until_reached()
+        next.begin(2, oids=(2,))
+        vote = next.call("vote", 2)
+        wait_until(lambda: server.served.commit_lock.waiting == 1)
+        aborting.open()
+        next.wait_for(vote)
+        next.ask("tpc_finish", 2)
+
+
 class TestErrors:
+    def test_only_stores_are_left_to_the_client_to_resolve(self, serve):
+        """That an object is not the one that was read is for nobody to resolve."""
+        server = serve(client_conflict_resolution=True)
+        client = server.connect()
+        old = client.commit(1, oids=(1,))
+        client.commit(2, oids=(1,), serial=old)
+        client.begin(3, oids=(2,))
+        client.post("checkCurrentSerialInTransaction", p64(1), old, 3)
+        with pytest.raises(Failed, match="ReadConflictError"):
+            client.ask("vote", 3)
+
     def test_error_of_a_call_without_reply_is_raised_by_the_vote(self, serve):
         server = serve(read_only=True)
         client = server.connect(register=False)
@@ -464,4 +521,26 @@ class TestLateStores:
         gate.open()
         with pytest.raises(Failed):
             waiter.wait_for(vote)
+        assert holder.commit(3, oids=(3,))
+
+    def test_vote_that_begins_while_a_store_fails_does_not_commit_a_part(
+        self, server, monkeypatch
+    ):
+        """What was stored is given up then, and must not be taken for all there was."""
+        holder, waiter = voting(server, 2)
+        giving_up, close = Gate(), staging.Staging.close
+
+        def stop_once(staged):
+            close(staged)
+            if threading.current_thread().name.startswith("zeolite-client"):
+                monkeypatch.setattr(staging.Staging, "close", close)
+                giving_up.stop_here()
+
+        monkeypatch.setattr(staging.Staging, "close", stop_once)
+        waiter.post("storea", p64(9), None, b"late", 2)
+        giving_up.wait_until_reached()
+        holder.ask("tpc_abort", 1)
+        with pytest.raises(Failed):
+            waiter.wait_for(waiter.vote)
+        giving_up.open()
         assert holder.commit(3, oids=(3,))

@@ -97,22 +97,24 @@ class TestWhoSends:
         delivery.nudge()
         assert channel.tids() == [p64(1), p64(2)]
 
-    def test_who_had_the_lock_looks_at_the_log(self, log):
+    @pytest.mark.parametrize("how", ["send", "stream"])
+    def test_who_had_the_lock_looks_at_the_log(self, log, how):
         """A nudge that finds the lock held is made good by its holder."""
         channel = FakeChannel()
         delivery = attached(log, channel)
         delivery.rest()
-        original = channel.offer
+        name = "offer" if how == "send" else "send"
+        original = getattr(channel, name)
 
-        def offer(data):
+        def send(data):
             # In the helper's send: a commit, and a dispatcher that passes over.
-            channel.offer = original
+            setattr(channel, name, original)
             add(log, 1)
             delivery.nudge()
             original(data)
 
-        channel.offer = offer
-        delivery.send(b"")
+        setattr(channel, name, send)
+        getattr(delivery, how)(b"")
         assert channel.tids() == [p64(1)]
 
     def test_who_turns_idle_looks_at_the_log(self, log):
@@ -168,6 +170,49 @@ class TestSlowClients:
         channel.room = None
         channel.blocked.set()
         wait_until(lambda: channel.sent == b"reply" * 3)
+
+    def test_nothing_overtakes_a_rest(self, log, monkeypatch):
+        """Nobody has the lock, and the thread that sees to the rest is late."""
+        late = []
+        channel = FakeChannel(room=10)
+        delivery = attached(log, channel)
+        delivery.rest()
+        add(log, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda self: late.append(self))
+            delivery.nudge()
+        add(log, 2)
+        delivery.nudge()
+        delivery.send(b"reply")
+        assert len(channel.sent) == 10
+        channel.room = None
+        for thread in late:
+            thread.start()
+        first, second = (entry.frame() for entry in log.read(0))
+        wait_until(lambda: channel.sent == first + b"reply" + second)
+
+    def test_a_thread_sees_to_the_rest_of_what_others_send(self, log):
+        channel = FakeChannel(room=2)
+        delivery = attached(log, channel)
+        delivery.send(b"reply")
+        wait_until(lambda: channel.sent == b"reply")
+
+    def test_what_is_gathered_is_bounded(self, log):
+        """Who sends calls and calls does not fill the memory with its replies."""
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        delivery.gather(b"x" * GATHER)
+        assert channel.sent == b""
+        delivery.gather(b"y")
+        assert len(channel.sent) == GATHER + 1
+
+    def test_stream_that_breaks_ends_the_connection(self, log):
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        channel.shutdown()
+        with pytest.raises(ConnectionLost):
+            delivery.stream(b"chunk")
+        assert delivery.failures
 
     def test_offers_are_bounded(self, log):
         channel = FakeChannel(room=0)

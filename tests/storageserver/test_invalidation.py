@@ -92,6 +92,11 @@ class TestSince:
         assert log.since(p64(6), 10) is None
         assert log.since(p64(7), 10) == (p64(10), [p64(10), p64(9), p64(8)])
 
+    def test_who_fell_behind_is_not_told_that_nothing_happened(self):
+        log = filled(10, keep=3, maximum=3)
+        assert log.since(p64(9), 5) is None
+        assert log.since(p64(9), 10) == (p64(10), [p64(10)])
+
     def test_before_the_server_started(self):
         log = InvalidationLog(p64(5))
         assert log.since(p64(4), 0) is None

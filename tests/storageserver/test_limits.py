@@ -18,11 +18,22 @@ from tests.support.bystander import BLOB_RECORD, refused, works_before_and_after
 from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
+from zeolite.storageserver.unfinished import Unfinished
 from zeolite.wire.messages import MOST_PLAIN
 
 
 def framed(data):
     return struct.pack(">I", len(data)) + data
+
+
+class Ended:
+    """In the place of a session: notes why it was to end."""
+
+    def __init__(self):
+        self.reasons = []
+
+    def end(self, reason):
+        self.reasons.append(reason)
 
 
 class TestMessages:
@@ -75,6 +86,25 @@ class TestMessages:
             third.ask("tpc_finish", 1)
             wait_until(lambda: unfinished.total == 0)
         assert "together have more than max-unfinished-size" in caplog.text
+
+    @pytest.mark.parametrize("most", [0, 100])
+    def test_unfinished_messages_below_the_limit_are_fine(self, most):
+        first, second = Ended(), Ended()
+        unfinished = Unfinished(most)
+        unfinished.update(first, 50)
+        unfinished.update(second, 50)
+        assert not first.reasons and not second.reasons
+
+    def test_whose_message_became_whole_does_not_have_to_go(self):
+        first, second, third = Ended(), Ended(), Ended()
+        unfinished = Unfinished(100)
+        for size in (90, 0):
+            unfinished.update(first, size)
+        unfinished.update(second, 90)
+        assert not second.reasons
+        unfinished.update(third, 20)
+        assert second.reasons and not first.reasons and not third.reasons
+        assert unfinished.total == 20
 
     def test_small_unfinished_messages_do_not_count(self, serve):
         server = serve(max_unfinished_size=10)
@@ -313,6 +343,7 @@ class TestBlobs:
             client.post("storeBlobStart")
             for _ in range(11):
                 client.post("storeBlobChunk", b"x" * 1000)
+            client.ask("ping")
             # A thread of its own writes.
             wait_until(lambda: os.listdir(storage.temporaryDirectory()) == [])
             client.post("storeBlobEnd", p64(1), z64, BLOB_RECORD, 1)
@@ -377,6 +408,49 @@ class TestIterators:
             client.ask("iterator_record_next", records)
         assert not [r for r in caplog.records if r.levelname == "ERROR"]
         assert client.ask("iterator_record_next", others)[0] == p64(1)
+
+    @pytest.mark.parametrize("how", ["ended", "dropped", "client left"])
+    def test_they_are_closed(self, serve, monkeypatch, how):
+        """A storage may hold a connection to a database for each."""
+        closed = []
+
+        class Iterator:
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                raise StopIteration
+
+            def close(self):
+                closed.append(self)
+
+        server = serve()
+        monkeypatch.setattr(server.storage, "iterator", lambda *range: Iterator())
+        client = server.connect()
+        iterator = client.ask("iterator_start", None, None)
+        assert not closed
+        if how == "ended":
+            assert client.ask("iterator_next", iterator) is None
+        elif how == "dropped":
+            client.post("iterator_gc", [iterator])
+            client.ask("ping")
+        else:
+            client.close()
+        wait_until(lambda: len(closed) == 1)
+
+    def test_records_of_a_transaction_that_is_past_are_refused(self, server):
+        client = server.connect()
+        first, second = client.commit(1), client.commit(2, oids=(2,))
+        iterator = client.ask("iterator_start", None, None)
+        client.ask("iterator_next", iterator)
+        assert client.ask("iterator_next", iterator)[0] == second
+        with pytest.raises(Failed, match="until the next transaction"):
+            client.ask("iterator_record_start", iterator, first)
+        records = client.ask("iterator_record_start", iterator, second)
+        assert client.ask("iterator_record_next", records)[0] == p64(2)
+        client.post("iterator_gc", [records])
+        with pytest.raises(Failed, match="no iterator"):
+            client.ask("iterator_record_next", records)
 
 
 def test_log_is_not_filled_by_errors_of_one_client(serve, caplog):

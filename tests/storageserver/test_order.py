@@ -26,6 +26,7 @@ def without_infos(client):
     return [message for message in client.seen if message[0] != "info"]
 
 
+@pytest.mark.usefixtures("loads")
 class TestLoadsAndInvalidations:
     """A load's reply leaves before the invalidation of what it did not see."""
 
@@ -81,6 +82,18 @@ class TestLoadsAndInvalidations:
         assert writer.wait_for(finish) == tid
         reader.ask("ping")
         assert reader.invalidations() == [tid]
+
+    def test_load_after_a_commit_hears_of_it_first(self, server, monkeypatch):
+        writer, reader = server.connect(), server.connect()
+        monkeypatch.setattr(server.served.dispatcher, "wake", lambda origin=None: None)
+        tid = writer.commit(1, data=b"new")
+        reader.seen.clear()
+        load = reader.load(1)
+        reader.wait_for(load)
+        assert reader.seen == [
+            invalidation(tid, 1),
+            ("reply", load, (b"new", tid, None)),
+        ]
 
 
 class TestCausality:
@@ -325,6 +338,20 @@ class TestRegistering:
         changed = client.ask("getInvalidations", before)
         assert changed is None or sorted(changed[1]) == [p64(1), p64(2)]
 
+    def test_idle_client_of_a_storage_that_knows_nothing_leaves_at_once(self, server):
+        """What it has may be wrong, and it would hear of nothing before it asks."""
+        client = server.connect(timeout=5)
+        wait_until(lambda: server.session(client).delivery.is_idle)
+        server.served.invalidateCache()
+        assert client.is_closed()
+
+    def test_commit_of_nothing_elsewhere_drives_nobody_away(self, server):
+        client = server.connect()
+        tid = p64(2**62)
+        server.served.invalidate(tid, [])
+        assert client.ask("lastTransaction") == tid
+        assert client.invalidations() == [tid]
+
     def test_verification_meets_the_invalidations_without_a_gap(self, server):
         writer = server.connect()
         first = writer.commit(1)
@@ -396,11 +423,7 @@ class TestWhoHasJustCome:
         assert [message[0] for message in client.seen] == ["reply"]
         client.ask("get_info")
         server.served.packed()
-        # A thread sends it where the session's own has not let go of the lock yet.
-        wait_until(
-            lambda: client.ask("ping") or any(m[0] != "reply" for m in client.seen)
-        )
-        assert [m[0] for m in client.seen if m[0] != "reply"] == ["info"]
+        assert client.read()[0] == "info"
 
     def test_commits_that_follow_at_once_are_kept_for_it(self, serve):
         server = serve(invalidation_queue_size=1)
@@ -469,3 +492,26 @@ def test_change_that_waited_for_a_commit_which_failed(server):
     with pytest.raises(Failed):
         writer.wait_for(finish)
     assert reader.read() == invalidation(tid, 5)
+
+
+def test_what_a_failed_commit_left_is_forgotten_before_the_next_has_the_lock(
+    server, monkeypatch
+):
+    writer, other = server.connect(), server.connect()
+    writer.begin(1)
+    writer.ask("vote", 1)
+    forgetting, forget = Gate(), server.served.revisions.forget
+    monkeypatch.setattr(
+        server.served.revisions, "forget", lambda: (forgetting.stop_here(), forget())
+    )
+    server.storage.fail("before tpc_finish", StorageError("no"))
+    finish = writer.call("tpc_finish", 1)
+    forgetting.wait_until_reached()
+    other.begin(2, oids=(2,))
+    vote = other.call("vote", 2)
+    wait_until(lambda: server.served.commit_lock.waiting == 1)
+    forgetting.open()
+    with pytest.raises(Failed):
+        writer.wait_for(finish)
+    other.wait_for(vote)
+    other.ask("tpc_finish", 2)

@@ -282,3 +282,15 @@ class TestPack:
         client = self.connect(server, True)
         with pytest.raises(Failed, match="ReadOnlyError"):
             client.ask("pack", 0.0, True)
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_status_tells_whether_a_timeout_is_watched(serve, seconds):
+    status = serve(transaction_timeout=seconds).connect().ask("server_status")
+    assert status["timeout-thread-is-alive"] is bool(seconds)
+
+
+@pytest.mark.parametrize("can", [False, True])
+def test_storage_says_whether_it_can_undo(serve, storage, can):
+    storage.supportsUndo = lambda: can
+    assert serve(storage).connect().ask("get_info")["supportsUndo"] is can

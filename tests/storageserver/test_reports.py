@@ -208,6 +208,7 @@ class TestSlowCalls:
         gate.open()
         client.wait_for(number)
 
+    @pytest.mark.usefixtures("loads")
     def test_load(self, serve, said):
         server = serve(slow_call=0.01)
         client = label(server.connect(), "app")

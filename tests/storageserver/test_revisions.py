@@ -41,6 +41,13 @@ def test_what_is_too_large_is_not_kept():
     assert not kept(revisions)
 
 
+def test_what_is_no_more_is_not_kept(revisions):
+    """Some storages say so with a revision that has no data."""
+    load = revisions.reading(lambda oid, tid: (None, TID, None))
+    assert load(ONE, maxtid) == (None, TID, None)
+    assert not kept(revisions)
+
+
 def test_without_room_there_is_nothing_to_do():
     revisions = Revisions(0)
     revisions.changing({ONE: None})

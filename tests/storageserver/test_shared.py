@@ -13,12 +13,13 @@ from ZODB.utils import maxtid, p64, u64
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed
 from tests.support.sharedmemory import (
+    ExactChanges,
     OperationalError,
     SharedStorage,
 )
 from tests.support.waiting import wait_until
 from zeolite.errors import ConfigurationError
-from zeolite.storageserver import polling
+from zeolite.storageserver import instances, polling
 
 
 def messages(client):
@@ -28,6 +29,19 @@ def messages(client):
 
 def invalidation(tid, *oids):
     return "invalidateTransaction", tid, [p64(oid) for oid in oids]
+
+
+def newest_only(changes, storage, tid):
+    """What a database says that keeps no history: `ExactChanges.since`."""
+    storage.poll_invalidations()
+    newest = {}
+    for committed, changed in storage.database.commits[: storage.view]:
+        newest.update(dict.fromkeys(changed, committed))
+    found = {}
+    for oid, committed in newest.items():
+        if committed > tid:
+            found.setdefault(committed, []).append(oid)
+    return found, True
 
 
 class TestForeignCommits:
@@ -165,8 +179,11 @@ class TestOwnCommits:
         reader.ask("ping")
         assert reader.invalidations() == [*foreign, own]
 
-    def test_commit_that_a_poll_sees_first_is_told_once(self, database, serve_it):
-        """It is visible, its server does not know its tid, and others follow it."""
+    @pytest.mark.parametrize("is_last", [False, True])
+    def test_commit_that_a_poll_sees_first_is_told_once(
+        self, database, serve_it, is_last
+    ):
+        """It is visible, its server does not know its tid, and others may follow it."""
         server = serve_it()
         writer, reader = server.connect(), server.connect()
         finished = database.gate("after tpc_finish")
@@ -175,22 +192,55 @@ class TestOwnCommits:
         writer.seen.clear()
         finish = writer.call("tpc_finish", 1)
         finished.wait_until_reached()
-        after = database.commit(4)
+        after = [] if is_last else [database.commit(4)]
         polled = database.gate("after poll")
         ping = reader.call("ping")
         polled.wait_until_reached()
         polled.open()
         finished.open()
         own = writer.wait_for(finish)
-        assert own < after
         writer.ask("ping")
-        assert messages(writer)[:2] == [
-            ("reply", finish, own),
-            invalidation(after, 4),
-        ]
-        assert writer.invalidations() == [after]
+        assert messages(writer)[0] == ("reply", finish, own)
+        assert writer.invalidations() == after
         reader.wait_for(ping)
+        assert reader.invalidations() == [own, *after]
+
+    def test_commit_that_was_overwritten_at_once_keeps_its_tid(
+        self, database, serve_it, monkeypatch
+    ):
+        """In a database without history nothing shows it any more."""
+        server = serve_it()
+        monkeypatch.setattr(ExactChanges, "since", newest_only)
+        writer, reader = server.connect(), server.connect()
+        finished = database.gate("after tpc_finish")
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        finish = writer.call("tpc_finish", 1)
+        finished.wait_until_reached()
+        own, after = database.commits[-1][0], database.commit(3)
+        finished.open()
+        assert writer.wait_for(finish) == own
+        reader.ask("ping")
         assert reader.invalidations() == [own, after]
+
+    @pytest.mark.parametrize("is_traced", [False, True])
+    def test_commit_of_nothing(
+        self, database, serve_it, monkeypatch, is_traced, caplog
+    ):
+        """It has the tid that other servers know, which may be of the one before."""
+        server = serve_it(slow_call=1e-9)
+        if not is_traced:
+            monkeypatch.setattr(ExactChanges, "since", newest_only)
+        writer, reader = server.connect(), server.connect()
+        before = database.commit(1)
+        tid = writer.commit(1, oids=())
+        assert tid == (database.commits[-1][0] if is_traced else before)
+        reader.ask("ping")
+        assert reader.invalidations() == ([before, tid] if is_traced else [before])
+        assert reader.ask("lastTransaction") == tid
+        assert writer.commit(2, oids=(3,)) == database.commits[-1][0]
+        assert f"committed {tid.hex()} with 0 objects" in caplog.text
+        assert "did not commit" not in caplog.text
 
     def test_commit_behind_a_poll_waits_for_the_next(self, database, serve_it):
         """A poll that began before it has not seen what came between."""
@@ -238,6 +288,25 @@ class TestOwnCommits:
         foreign = database.commit(3)
         reader.ask("ping")
         assert reader.invalidations() == [foreign]
+
+    def test_poll_that_waits_for_a_commit_goes_on_when_that_fails(
+        self, database, serve_it
+    ):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        writer.begin(1, oids=(3,))
+        writer.ask("vote", 1)
+        finishing = database.gate("before tpc_finish")
+        writer.call("tpc_finish", 1)
+        finishing.wait_until_reached()
+        tid = database.commit(1)
+        ping = reader.call("ping")
+        # The reader's thread for the poll, and the poll for the commit.
+        condition = server.served.feed._condition
+        wait_until(lambda: len(condition._waiters) == 2)
+        finishing.open(RuntimeError("broken"))
+        reader.wait_for(ping)
+        assert reader.invalidations() == [tid]
 
     def test_many_committers_at_several_servers(self, database, serve_it):
         """Each hears of all that others did, once and in order, whatever happens."""
@@ -386,11 +455,9 @@ class TestInstances:
             assert client.wait_for(load)[0] == b"foreign"
         assert server.served.instances.count == 2
 
-    def test_unused_ones_let_go_of_their_view(self, database, serve_it, monkeypatch):
-        server = serve_it()
-        client = server.connect()
-        database.commit(1)
-        client.ask("loadBefore", p64(1), maxtid)
+    @pytest.fixture
+    def rested(self, monkeypatch):
+        """The instances that were told to let go of their view, in their order."""
         rested = []
         monkeypatch.setattr(
             SharedStorage,
@@ -398,10 +465,88 @@ class TestInstances:
             lambda instance: rested.append(instance),
             raising=False,
         )
+        return rested
+
+    def use(self, database, server, count):
+        """Have `count` instances; return the storage of the last one that was used."""
+        database.commit(1)
+        clients = [server.connect() for _ in range(count)]
+        clients[0].ask("ping")
+        gates, loads = [], []
+        for client in clients:
+            gates.append(database.gate("after loadBefore"))
+            loads.append(client.load(1))
+            gates[-1].wait_until_reached()
+        for gate in gates:
+            gate.open()
+        for client, load in zip(clients, loads):
+            client.wait_for(load)
+        idle = server.served.instances._idle
+        wait_until(lambda: len(idle) == count)
+        return idle[-1].storage
+
+    def test_unused_ones_let_go_of_their_view(self, database, serve_it, rested):
+        server = serve_it()
+        used = self.use(database, server, 1)
         server.served.instances.rest()  # It was used just now.
-        assert not rested
+        assert used not in rested
         server.served.instances.rest()
-        assert len(rested) == 1
+        assert used in rested
+        # It is there once, for one call at a time.
+        self.use(database, server, 2)
+
+    def test_old_view_is_let_go_of_however_often_it_is_used(
+        self, database, serve_it, rested, monkeypatch
+    ):
+        """The database could not clear up behind it."""
+        server = serve_it()
+        used = self.use(database, server, 1)
+        monkeypatch.setattr(instances, "OLDEST_VIEW", -1)
+        server.served.instances.rest()
+        assert used in rested
+
+    def test_the_feed_has_them_rest(self, database, serve_it, rested):
+        """Its own as well."""
+        server = serve_it(poll_interval=0.01)
+        self.use(database, server, 1)
+        wait_until(lambda: len(set(rested)) == 2)
+
+    def test_those_nobody_uses_are_given_up(self, database, serve_it, monkeypatch):
+        server = serve_it()
+        self.use(database, server, 2)
+        others = database.instances - 2
+        monkeypatch.setattr(instances, "UNUSED", -1)
+        server.served.instances.rest()
+        assert server.served.instances.count == 0
+        assert database.instances == others
+        # What was given up is not used any more.
+        self.use(database, server, 1)
+        assert database.instances == others + 1
+
+    def test_one_that_cannot_be_made_leaves_room(self, database, serve_it, monkeypatch):
+        server = serve_it(storage_instances=1)
+        client = server.connect()
+        tid = database.commit(1)
+        client.ask("ping")
+
+        def fail(root):
+            raise RuntimeError("no connection can be had")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SharedStorage, "new_instance", fail)
+            with pytest.raises(Failed, match="no connection can be had"):
+                client.ask("loadBefore", p64(1), maxtid)
+        assert client.ask("loadBefore", p64(1), maxtid) == (b"foreign", tid, None)
+
+    def test_one_that_failed_is_not_used_again(self, database, serve_it):
+        server = serve_it()
+        client = server.connect()
+        database.commit(1)
+        client.ask("ping")
+        database.fail("before loadBefore", RuntimeError("broken"))
+        with pytest.raises(Failed, match="broken"):
+            client.ask("loadBefore", p64(1), maxtid)
+        assert server.served.instances.count == 0
 
     def test_all_are_released_at_the_end(self, database, serve_it):
         server = serve_it()
@@ -411,9 +556,22 @@ class TestInstances:
         assert database.instances
         server.server.stop()
         assert database.instances == 0
+        assert server.storage.is_closed
 
 
 class TestTrouble:
+    def test_lost_connections_are_replaced_and_nobody_notices(self, database, serve_it):
+        """All that lie idle, when one of them turns out to be lost."""
+        server = serve_it()
+        TestInstances().use(database, server, 3)
+        client = server.connect()
+        tid = database.commit(2)
+        database.fail("poll", OperationalError("the connection was lost"))
+        client.ask("ping")
+        database.fail("before loadBefore", OperationalError("the connection was lost"))
+        assert client.ask("loadBefore", p64(2), maxtid) == (b"foreign", tid, None)
+        assert server.served.instances.count == 1
+
     def test_calls_fail_for_now_and_work_again(self, database, serve_it):
         client = serve_it().connect()
         tid = database.commit(1)
@@ -470,7 +628,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize("where", ["before tpc_finish", "after tpc_finish"])
     def test_commit_that_breaks_off_ends_the_connection(
-        self, database, serve_it, where
+        self, database, serve_it, where, caplog
     ):
         """Only the client can find out what became of it, by looking."""
         server = serve_it()
@@ -481,6 +639,7 @@ class TestTrouble:
         writer.call("tpc_finish", 1)
         assert writer.is_closed()
         reader.ask("ping")
+        assert "an error in the server" not in caplog.text
         committed = where == "after tpc_finish"
         assert len(reader.invalidations()) == committed
         # The commit lock is free.

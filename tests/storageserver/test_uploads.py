@@ -73,6 +73,21 @@ class TestUpload:
         tid = client.ask("tpc_finish", 1)
         assert os.stat(storage.loadBlob(OID, tid)).st_ino == inode
 
+    def test_storage_may_take_the_file_when_it_votes(self, serve, storage, monkeypatch):
+        """ZODB's interface lets it."""
+        calls, vote = [], storage.tpc_vote
+
+        def tpc_vote(transaction):
+            for call in calls:
+                type(storage).storeBlob(storage, *call)
+            return vote(transaction)
+
+        monkeypatch.setattr(storage, "storeBlob", lambda *call: calls.append(call))
+        monkeypatch.setattr(storage, "tpc_vote", tpc_vote)
+        client = serve(storage).connect()
+        tid = commit(client, 1)
+        assert received(client, client.call("sendBlob", OID, tid)) == CHUNK
+
     def test_empty_blob(self, server, storage):
         client = server.connect()
         client.begin(1, oids=())
@@ -325,6 +340,10 @@ class TestLargeChunks:
         with storage.openCommittedBlobFile(OID, tid) as file:
             assert file.read() == b"".join(chunks)
 
+    def test_one_that_nobody_expects_is_ignored(self, client):
+        client.socket.sendall(encoded(b"x" * 300_000, 5))
+        client.ask("ping")
+
     def test_damaged_one_closes_the_connection(self, server, storage, caplog):
         client = server.connect()
         client.post("storeBlobStart")
@@ -416,6 +435,26 @@ class TestSlowDisk:
         tid = client.ask("tpc_finish", 1)
         with storage.openCommittedBlobFile(OID, tid) as file:
             assert file.read() == b"fastslow" + b"x" * 100
+
+    def test_chunk_that_is_too_large_to_wait_comes_behind_those_that_do(
+        self, server, storage, gate
+    ):
+        client = server.connect()
+        self.begin(client)
+        gate.wait_until_reached()
+        few = [b"%d" % number for number in range(7)]
+        for chunk in few:
+            client.call("storeBlobChunk", chunk)
+        large = b"x" * 1_200_000
+        client.call("storeBlobChunk", large)
+        # The writer is waited for.
+        wait_until(lambda: server.session(client).upload._writer is None)
+        gate.open()
+        client.post("storeBlobEnd", OID, z64, RECORD, 1)
+        client.ask("vote", 1)
+        tid = client.ask("tpc_finish", 1)
+        with storage.openCommittedBlobFile(OID, tid) as file:
+            assert file.read() == b"".join([b"fastslow", *few, large])
 
     def test_next_start_gives_the_first_up(self, server, storage, gate):
         client = server.connect()

@@ -6,6 +6,8 @@ import struct
 
 from ZODB.utils import maxtid, p64
 
+from zeolite.wire import messages
+
 
 class Closed(Exception):
     """The server has closed the connection."""
@@ -18,6 +20,10 @@ class RawClient:
     ("reply", message id, result), ("error", message id, (class, details)) or
     (method, *args).  `tls` is an `ssl.SSLContext`, or None for no encryption.
     """
+
+    #: Whether its loads are the bytes that Zeolite's clients send.  Those of stock
+    #: clients are others, and so the server has two ways to take them.
+    packs_loads = False
 
     def __init__(
         self, address, register=True, receive_buffer=None, timeout=20, tls=None
@@ -54,7 +60,10 @@ class RawClient:
     def call(self, name, *args):
         """Send a call that wants a reply; return its message id."""
         self._next_id += 1
-        self.send_frame(pickle.dumps((self._next_id, 0, name, args), 3))
+        if name == "loadBefore" and self.packs_loads:
+            self.socket.sendall(messages.encode_load(self._next_id, *args))
+        else:
+            self.send_frame(pickle.dumps((self._next_id, 0, name, args), 3))
         return self._next_id
 
     def post(self, name, *args):

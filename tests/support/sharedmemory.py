@@ -81,7 +81,7 @@ class SharedStorage:
             self.database.instances -= 1
 
     def close(self):
-        pass
+        self.is_closed = True
 
     def getName(self):
         return "shared"

@@ -133,6 +133,32 @@ def test_offer_keeps_what_the_peer_does_not_take(pair):
     assert not near.has_rest
 
 
+def test_send_goes_on_when_who_receives_has_sent_all_that_was_encrypted(pair):
+    """With TLS, receiving sends too: what it has left is not what there was to say."""
+    near, far = pair
+    if not near.is_encrypted:
+        pytest.skip("nobody else sends then")
+    sending = near._sending
+
+    class FlushedMeanwhile:
+        acquire, release = sending.acquire, sending.release
+
+        def __enter__(self):
+            sending.acquire()
+
+        def __exit__(self, *error):
+            sending.release()
+            while near._unsent:
+                near._flush_quietly()
+
+    near._sending = FlushedMeanwhile()
+    sender = threading.Thread(target=near.send, args=(DATA,))
+    sender.start()
+    assert receive(far, len(DATA)) == DATA
+    sender.join()
+    near._sending = sending
+
+
 def test_small_offer_leaves_no_rest(pair):
     near, far = pair
     near.offer(b"x")
@@ -144,6 +170,9 @@ def test_send_gives_up_when_the_peer_takes_nothing(pair):
     near, _ = pair
     with pytest.raises(PeerSilent, match="took nothing for 0"):
         near.send(DATA)
+    # Nothing may follow a message that is half sent.
+    with pytest.raises(ConnectionLost):
+        near.send(b"another")
 
 
 def test_slow_peer_is_not_given_up(pair):

@@ -34,6 +34,21 @@ def test_loads_that_others_pickled(message_id, oid, tid):
     assert messages.decode_call(pickle.dumps(call, 3)) == call
 
 
+def test_numbers_go_on_behind_those_that_fit():
+    """A client that has made two thousand million calls makes more."""
+    number, oid = 2**31, p64(1)
+    data = body(messages.encode_load(number, oid, oid))
+    assert messages.decode_call(data) == (number, 0, "loadBefore", (oid, oid))
+    for name, args in (
+        ("tpc_begin", (number, b"", b"", b"", None, " ")),
+        ("storea", (oid, None, b"data", number)),
+    ):
+        data = body(messages.encode_one_way(name, args))
+        assert messages.decode_call(data) == (0, 1, name, args)
+    data = body(messages.encode_call(number, "vote", (number,)))
+    assert messages.decode_call(data) == (number, 0, "vote", (number,))
+
+
 def test_unusual_load_takes_the_long_way():
     for oid, tid in ((b"short", p64(1)), (p64(1), b"much too long")):
         data = body(messages.encode_load(1, oid, tid))

@@ -104,12 +104,10 @@ class CacheFile:
 
     def close(self):
         """Give the file back, closed properly if this is the process that opened it."""
-        if self.map is None:
-            return
         if self._pid != os.getpid():
             # The child of a fork: file and lock are its parent's.
             self._lock = None
-        elif self.path is not None:
+        elif self.map is not None and self.path is not None:
             self.map.flush()
             self.map[cacheformat.SESSION] = cacheformat.session()
             self.map.flush()

@@ -115,9 +115,9 @@ class Transaction:
     @property
     def outcome(self):
         """How it has ended, for the log."""
-        entry = self._entry
-        if entry is not None and entry.published and entry.oids is not None:
-            return f"committed {entry.tid.hex()} with {len(entry.oids)} objects"
+        if self._entry is not None and self._why is None:
+            tid = self._entry.tid.hex()
+            return f"committed {tid} with {len(self._oids)} objects"
         return f"did not commit: {self._why or 'its vote failed'}"
 
     # The session's own thread.

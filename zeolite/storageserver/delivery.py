@@ -99,7 +99,6 @@ class Delivery:
         if self._gathered:
             with self._turn, self._lock:
                 self._send_gathered()
-            self.nudge()
 
     def rest(self):
         """Send what was gathered and be idle."""

@@ -201,7 +201,6 @@ class Instances:
         for instance in unused:
             instance.release()
         for instance in stale:
-            used = instance.used
             try:
                 instance.rest()
             except Exception as error:
@@ -209,7 +208,6 @@ class Instances:
                 self._return(instance, is_good=False)
             else:
                 self._return(instance, is_good=True)
-                instance.used = used
 
     def close(self):
         """Release all.  Nobody has borrowed one any more."""

@@ -118,7 +118,7 @@ class InvalidationLog:
         with self._lock:
             if not entry.void:
                 self._oids -= len(entry.oids)
-            if self._entries and self._entries[-1] is entry:
+            if self._entries[-1] is entry:
                 self._entries.pop()
             else:
                 entry.oids = None

@@ -286,9 +286,9 @@ def unpack_reply(data):
     tail = data[_LOADED.size + size :]
     if start != _START or tail[:2] != _BYTES_8:
         return None
-    if len(tail) == 14 and tail[10:] == _LOADED_CURRENT:
+    if tail[10:] == _LOADED_CURRENT:
         end_tid = None
-    elif len(tail) == 23 and tail[10:12] == _BYTES_8 and tail[20:] == _LOADED_END:
+    elif tail[10:12] == _BYTES_8 and tail[20:] == _LOADED_END:
         end_tid = tail[12:20]
     else:
         return None
@@ -307,7 +307,7 @@ def _unpack_small(data, size):
         result = None
     elif tail == b"]t.":
         result = []
-    elif len(tail) == 12 and tail[:2] == _BYTES_8 and tail[10:] == _END:
+    elif tail[:2] == _BYTES_8 and tail[10:] == _END:
         result = tail[2:10]
     else:
         return None
