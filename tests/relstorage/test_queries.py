@@ -1,6 +1,7 @@
 """What servers ask PostgreSQL, and what they do not need to."""
 
 import functools
+import re
 
 import pytest
 import ZODB
@@ -8,6 +9,7 @@ from ZODB.POSException import ReadConflictError
 from ZODB.utils import maxtid, p64, z64
 
 from tests.support.rawclient import Failed, RawClient
+from zeolite.errors import ConfigurationError
 from zeolite.storageserver.changes import RelStorageChanges
 
 
@@ -49,6 +51,15 @@ class TestPolls:
             assert reader.invalidations()[-1] == tid
         writer.close()
         reader.close()
+
+
+def test_replicas_that_may_be_behind_are_refused(cluster, database, tmp_path):
+    replicas = tmp_path / "replicas"
+    replicas.write_text(re.search("host='(.*?)'", cluster.dsn(database.name))[1])
+    with pytest.raises(
+        ConfigurationError, match="remove it from the relstorage section"
+    ):
+        database.serve({"ro_replica_conf": str(replicas)})
 
 
 class TestLoads:

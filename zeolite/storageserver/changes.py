@@ -8,15 +8,26 @@ believe that the revision before it was current for longer than it was.
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
+from ..errors import ConfigurationError
+
 #: How many objects a query has at most.
 MOST_ASKED = 1000
 
 
 def find_changes(storage):
-    """Return what finds changes in instances of `storage`."""
+    """Return what finds changes in instances of `storage`.
+
+    Raises `ConfigurationError` where they may not see what clients are told of.
+    """
     while hasattr(storage, "base") and not hasattr(storage, "_load_connection"):
         storage = storage.base  # A wrapper, such as zc.zlibstorage's.
     if hasattr(storage, "_load_connection") and hasattr(storage, "keep_history"):
+        if getattr(getattr(storage, "_options", None), "ro_replica_conf", None):
+            raise ConfigurationError(
+                "ro-replica-conf cannot be used with a server: a replica that is behind "
+                "has not got the commits that clients are told of; remove it from the "
+                "relstorage section"
+            )
         return RelStorageChanges(storage.keep_history)
     return PolledChanges()
 
