@@ -130,8 +130,8 @@ def server(
         real one.  Without it there is no such server.
 
     Raises `zeolite.errors.ConfigurationError` for settings that cannot work,
-    `TypeError` and `ValueError` for arguments that make no sense, and whatever opening the storage or the
-    address raises.
+    `TypeError` and `ValueError` for arguments that make no sense, and whatever
+    opening the storage or the address raises.
     """
     from . import adhoc
     from .errors import ConfigurationError

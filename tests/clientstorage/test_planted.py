@@ -62,6 +62,14 @@ def blob(directory, ending=""):
     return path
 
 
+def plant(path, target):
+    """Make a symbolic link to `target`, or a pipe without one."""
+    if target:
+        os.symlink(target, path)
+    else:
+        os.mkfifo(path)
+
+
 class TestBlobs:
     def test_temporary_directory_that_is_a_link(self, directory, precious):
         os.symlink(precious.parent, directory / "tmp")
@@ -102,13 +110,10 @@ class TestBlobs:
             wait_until(lambda: cache._check.check() or not os.path.exists(loaded))
         assert os.path.exists(path)
 
-    @pytest.mark.parametrize("plant", [os.symlink, None], ids=["link", "pipe"])
+    @pytest.mark.parametrize("is_link", [True, False], ids=["link", "pipe"])
     @pytest.mark.parametrize("name", ["synced.boot", "check_size.added"])
-    def test_what_is_written_to(self, directory, precious, name, plant):
-        if plant:
-            plant(precious, directory / name)
-        else:
-            os.mkfifo(directory / name)
+    def test_what_is_written_to(self, directory, precious, name, is_link):
+        plant(directory / name, is_link and precious)
         with (
             pytest.raises(OSError, match=r"link|not a file"),
             opened(directory, SIZE),
@@ -122,21 +127,13 @@ class TestCacheFile:
 
     @pytest.mark.parametrize("is_link", [True, False])
     def test_new_file(self, directory, precious, is_link):
-        new = directory / "x.zec.new"
-        if is_link:
-            os.symlink(precious, new)
-        else:
-            os.mkfifo(new)
+        plant(directory / "x.zec.new", is_link and precious)
         self.open(directory)
         assert sorted(os.listdir(directory)) == ["x.zec", "x.zec.lock"]
 
     @pytest.mark.parametrize("is_link", [True, False])
     def test_lock(self, directory, precious, is_link):
-        lock = directory / "x.zec.lock"
-        if is_link:
-            os.symlink(precious, lock)
-        else:
-            os.mkfifo(lock)
+        plant(directory / "x.zec.lock", is_link and precious)
         with pytest.raises(CacheFileError, match=r"link|not a file"):
             self.open(directory)
 
