@@ -221,7 +221,7 @@ def _check_pack_allowed(session):
 
 
 def _iterator_start(session, start, stop, raw=False):
-    return session.iterators.start(start, stop, raw)
+    return session.iterators.start(start, stop, session.delivery.tid, raw)
 
 
 def _iterator_next(session, id):

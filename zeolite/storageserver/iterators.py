@@ -5,6 +5,7 @@ import itertools
 from ZODB.POSException import StorageError
 
 from ..wire.messages import load_extension, plain_only
+from .transactions import transactions
 
 
 class Iterators:
@@ -22,10 +23,10 @@ class Iterators:
         self._transactions = {}  # id -> [iterator, where it is, raw]
         self._records = {}  # id -> (iterator, id of the one over transactions)
 
-    def start(self, start, stop, raw):
+    def start(self, start, stop, last, raw):
         """Begin to iterate over transactions from tid `start` to tid `stop`.
 
-        Extended info is a dictionary, or with `raw` the pickle of one where the
+        It ends at tid `last` at the latest.  Extended info is a dictionary, or with `raw` the pickle of one where the
         storage has it.
         """
         if not hasattr(self._storage, "iterator"):
@@ -36,7 +37,7 @@ class Iterators:
                 "the server's configuration"
             )
         id = next(self._ids)
-        iterator = iter(self._storage.iterator(start, stop))
+        iterator = iter(transactions(self._storage, start, stop, last))
         self._transactions[id] = [iterator, None, raw]
         return id
 

@@ -24,6 +24,7 @@ from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
 from .reports import LockReports
 from .revisions import Revisions, keeps_itself
+from .transactions import transactions
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +289,8 @@ class Served:
         if not hasattr(self.storage, "iterator"):
             return "too_old", None
         oids = {}
-        for record in self.storage.iterator(p64(u64(tid) + 1), last_tid):
+        start = p64(u64(tid) + 1)
+        for record in transactions(self.storage, start, None, last_tid):
             for data in record:
                 oids[data.oid] = None
                 if len(oids) > MOST_CHANGED:
