@@ -1,17 +1,20 @@
 """Who sends, what happens to slow clients, and that no wake-up is lost."""
 
+import itertools
 import random
 import socket
 import sys
 import threading
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from ZODB.utils import p64
 
 from tests.support.rawclient import RawClient
 from tests.support.waiting import wait_until
-from zeolite.storageserver.delivery import GATHER, Delivery, Dispatcher
+from zeolite.storageserver.delivery import GATHER, MOST_PAUSE, Delivery, Dispatcher
 from zeolite.storageserver.invalidation import InvalidationLog
 from zeolite.wire import messages
 from zeolite.wire.channel import ConnectionLost
@@ -308,6 +311,49 @@ class TestDispatcher:
         slow.rest()
         dispatcher.wake()
         wait_until(lambda: len(log) == 2)
+        dispatcher.close()
+
+    def test_what_is_committed_after_a_long_round_is_told_in_one_piece(
+        self, log, monkeypatch
+    ):
+        monkeypatch.setattr("zeolite.storageserver.delivery.LEAST_PAUSE", -1)
+        dispatcher = Dispatcher(log, "test")
+        pausing, go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+        def wait(seconds):
+            assert 0 <= seconds <= MOST_PAUSE
+            pausing.release()
+            go_on.acquire(timeout=10)
+
+        monkeypatch.setattr(dispatcher._closed, "wait", wait)
+        channel = FakeChannel()
+        delivery = attached(log, channel)
+        dispatcher.add(delivery)
+        delivery.rest()
+        dispatcher.start()
+        for number in (1, 2, 3):
+            add(log, number)
+            dispatcher.wake()
+            if number == 1:
+                assert pausing.acquire(timeout=10)
+        assert channel.tids() == [p64(1)]
+        go_on.release()
+        assert pausing.acquire(timeout=10)
+        assert channel.tids() == [p64(1), p64(2), p64(3)]
+        go_on.release()
+        dispatcher.close()
+
+    def test_end_does_not_wait_for_a_pause(self, log, monkeypatch):
+        monkeypatch.setattr("zeolite.storageserver.delivery.MOST_PAUSE", 1000)
+        clock = SimpleNamespace(monotonic=partial(next, itertools.count(step=1000)))
+        monkeypatch.setattr("zeolite.storageserver.delivery.time", clock)
+        dispatcher = Dispatcher(log, "test")
+        told = threading.Event()
+        monkeypatch.setattr(dispatcher, "_tell", lambda deliveries: told.set())
+        dispatcher.add(attached(log, FakeChannel()))
+        dispatcher.start()
+        dispatcher.wake()
+        assert told.wait(10)
         dispatcher.close()
 
 

@@ -12,6 +12,7 @@ forgotten.  The lock is never held across a storage call.
 
 import logging
 import threading
+import time
 
 from ..wire.channel import ConnectionLost
 from .invalidation import FellBehind
@@ -23,6 +24,11 @@ GATHER = 64 * 1024
 
 #: How many replies of other threads may wait for the peer to take what is before them.
 MOST_LATER = 1000
+
+#: Seconds from which on a round of the dispatcher is followed by a pause as long, so
+#: that what is committed meanwhile is told in one piece; and its most.
+LEAST_PAUSE = 0.0005
+MOST_PAUSE = 0.05
 
 
 class Delivery:
@@ -275,9 +281,10 @@ class Dispatcher:
 
     def __init__(self, log, name):
         self._log = log
-        self._condition = threading.Condition()  # Guards all of the below.
+        self._closed = threading.Event()
+        self._condition = threading.Condition()  # Guards both of the below.
         self._deliveries = set()
-        self._due = self._closed = False
+        self._due = False
         self._thread = threading.Thread(
             target=self._run, name=f"zeolite-dispatcher-{name}", daemon=True
         )
@@ -288,7 +295,7 @@ class Dispatcher:
     def close(self):
         """End the thread."""
         with self._condition:
-            self._closed = True
+            self._closed.set()
             self._condition.notify()
         if self._thread.ident is not None:
             self._thread.join()
@@ -314,16 +321,20 @@ class Dispatcher:
     def _run(self):
         while True:
             with self._condition:
-                while not (self._due or self._closed):
+                while not (self._due or self._closed.is_set()):
                     self._condition.wait()
-                if self._closed:
+                if self._closed.is_set():
                     return
                 self._due = False
                 deliveries = list(self._deliveries)
+            start = time.monotonic()
             try:
                 self._tell(deliveries)
             except Exception:
                 logger.exception("telling clients of a commit failed")
+            took = time.monotonic() - start
+            if took > LEAST_PAUSE:
+                self._closed.wait(min(took, MOST_PAUSE))
 
     def _tell(self, deliveries):
         needed = self._log.end
