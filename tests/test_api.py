@@ -1,6 +1,7 @@
 """`zeolite.server`, `client`, `DB` and `connection`, as scripts use them."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 import re
@@ -9,6 +10,8 @@ import sys
 
 import pytest
 import transaction
+import ZODB.blob
+import ZODB.config
 import ZODB.interfaces
 from ZODB.FileStorage import FileStorage
 
@@ -98,6 +101,90 @@ def test_storage_section(serve):
     address = serve(storage_conf="<demostorage>\n</demostorage>")
     store(address, x=1)
     assert root(address) == {"x": 1}
+
+
+def test_storage_section_with_a_name(serve):
+    """It is the storage's name, as in a server's file."""
+    address = serve(storage_conf="<mappingstorage main>\n</mappingstorage>")
+    storage = zeolite.client(address, storage="main")
+    assert storage.is_connected()
+    storage.close()
+    with pytest.raises(ClientDisconnected, match="this server has 'main'"):
+        zeolite.client(address)
+
+
+def test_storage_sections(serve):
+    address = serve(storage_conf="<mappingstorage a/>\n<demostorage b/>\n")
+    for name in "ab":
+        connection = zeolite.connection(address, name)
+        connection.root()["x"] = name
+        transaction.commit()
+        connection.close()
+    for name in "ab":
+        connection = zeolite.connection(address, name)
+        assert connection.root()["x"] == name
+        connection.close()
+
+
+def test_storages_of_a_server_that_does_not_start_are_closed(tmp_path):
+    file = f"<filestorage a>\npath {tmp_path}/Data.fs\n</filestorage>\n"
+    other = f"<filestorage b>\npath {tmp_path}\n</filestorage>\n"
+    with pytest.raises(IsADirectoryError):
+        zeolite.server(storage_conf=file + other)
+    FileStorage(str(tmp_path / "Data.fs")).close()  # It is not locked.
+
+
+def test_blobs_of_a_storage_in_memory(serve, tmp_path):
+    address = serve(blob_dir=tmp_path / "blobs")
+    connection = zeolite.connection(address, blob_dir=tmp_path / "cache")
+    connection.root()["x"] = ZODB.blob.Blob(b"data")
+    transaction.commit()
+    connection.close()
+    connection = zeolite.connection(address, blob_dir=tmp_path / "other")
+    with connection.root()["x"].open() as blob:
+        assert blob.read() == b"data"
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "value, is_read_only", [(1, True), (True, True), (0, False), (None, False)]
+)
+def test_settings_that_are_no_text(value, is_read_only):
+    settings = {"read_only": value, "transaction_timeout": None, "client_timeout": 7}
+    options, _, _ = server_settings(settings)
+    assert options.read_only is is_read_only
+    expected = dataclasses.replace(ServerOptions(), client_timeout=7)
+    assert dataclasses.replace(options, read_only=False) == expected
+
+
+def test_log_of_a_server(tmp_path):
+    logger = logging.getLogger("zeolite.storageserver")
+    before = logger.level, list(logger.handlers)
+    paths = tmp_path / "a.log", tmp_path / "b.log"
+    (address, stop), (_, stop_other) = (zeolite.server(log=path) for path in paths)
+    stop_other()
+    store(address, x=1)
+    stop()
+    stop()
+    text = paths[0].read_text()
+    assert re.search(
+        rf"INFO serving storage 1 at {address[0]}:{address[1]}$", text, re.M
+    )
+    assert "registered for storage 1, read-write" in text
+    assert re.search("INFO stopped serving at .*\n$", text)
+    assert (logger.level, logger.handlers) == before
+    _, stop = zeolite.server()
+    stop()
+    assert paths[0].read_text() == text
+
+
+def test_log_of_a_server_that_does_not_start(tmp_path):
+    handlers = list(logging.getLogger("zeolite.storageserver").handlers)
+    with pytest.raises(OSError, match="nowhere"):
+        zeolite.server(tmp_path / "nowhere" / "Data.fs", log=tmp_path / "log")
+    assert logging.getLogger("zeolite.storageserver").handlers == handlers
+    with pytest.raises(OSError, match="nowhere"):
+        zeolite.server(log=tmp_path / "nowhere" / "log")
 
 
 def test_integer_is_a_local_port(serve):
@@ -258,7 +345,13 @@ def test_mode_without_a_unix_socket_is_refused(tmp_path):
         ({"zeo_conf": {"msgpack": "true"}}, "msgpack"),
         ({"zeo_conf": {"transaction_timeout": "soon"}}, "soon"),
         ({"path": "x", "storage_conf": "<mappingstorage/>"}, "storage_conf"),
-        ({"blob_dir": "x"}, "blob_dir"),
+        ({"storage_conf": "<mappingstorag/>"}, "storage_conf, line 1: .*mappingstorag"),
+        ({"storage_conf": "<mappingstorage/>\n" * 2}, "two storages are called '1'"),
+        ({"storage_conf": "<zeo>\naddress 1\n</zeo>"}, "storage_conf, line"),
+        (
+            {"storage_conf": "<mappingstorage/>\n<eventlog>\n</eventlog>"},
+            "logs are the script's; see the argument log",
+        ),
     ],
 )
 def test_settings_that_cannot_work(arguments, text):
@@ -328,6 +421,17 @@ def test_whole_section_with_its_address(serve, section):
     assert serve(zeo_conf=conf) == ("127.0.0.1", port)
     storage = zeolite.client(port, read_only=True)
     assert storage.isReadOnly()
+    storage.close()
+
+
+def test_address_with_a_space(serve):
+    """As ZEO takes it; its own tests have it."""
+    port = free_port()
+    serve(zeo_conf=f"<zeo>\naddress 127.0.0.1: {port}\n</zeo>")
+    storage = ZODB.config.storageFromString(
+        f"%import zeolite\n<clientstorage>\nserver 127.0.0.1: {port}\n</clientstorage>"
+    )
+    assert storage.is_connected()
     storage.close()
 
 

@@ -98,6 +98,7 @@ def server(
     host: str = "127.0.0.1",
     ssl: ssl_module.SSLContext | None = None,
     monitor_address: int | str | tuple[str, int] | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> tuple[tuple[str, int] | Any, Callable[[], None]]:
     """Serve a storage in this process; return (address, stop).
 
@@ -109,9 +110,10 @@ def server(
         Path (str) of a file storage.  Without it, and without `storage_conf`,
         the data are in memory.
     blob_dir
-        Directory for the file storage's blobs.
+        Directory for blobs.
     storage_conf
-        A ZODB storage section as text, instead of `path`.
+        A ZODB storage section as text, instead of `path`, or several with names.  A
+        section's name is the storage's, and without one it is "1".
     zeo_conf
         Settings of the server: a dictionary with the keys of a `<zeolite>`
         section, or such keys as text, which may have an `<ssl>` section; or all of
@@ -128,6 +130,9 @@ def server(
         Where to tell how the server is, over HTTP: a port (int) on 127.0.0.1, a pair
         of host and port, or text as in a configuration.  With port 0 the log has the
         real one.  Without it there is no such server.
+    log
+        Path of a file that has what the servers of this process log, at INFO and above,
+        until `stop()`.  Without it the log is only the script's, by way of `logging`.
 
     Raises `zeolite.errors.ConfigurationError` for settings that cannot work,
     `TypeError` and `ValueError` for arguments that make no sense, and whatever
@@ -148,22 +153,32 @@ def server(
     if monitor_address is not None:
         options = adhoc.with_monitor(options, monitor_address)
     tls = adhoc.server_context(ssl, settings)
-    storage = adhoc.open_storage(path, blob_dir, storage_conf)
+    server_log = adhoc.ServerLog(log)
     try:
-        running = StorageServer(address, {"1": storage}, options, tls)
-    except OSError as error:
-        storage.close()
-        where = format_address(address)
-        raise OSError(error.errno, f"{error.strerror}: {where}") from error
+        storages = adhoc.open_storages(path, blob_dir, storage_conf)
+        try:
+            running = StorageServer(address, storages, options, tls)
+        except OSError as error:
+            adhoc.close_storages(storages)
+            where = format_address(address)
+            raise OSError(error.errno, f"{error.strerror}: {where}") from error
+        except BaseException:
+            adhoc.close_storages(storages)
+            raise
+        try:
+            running.start()
+        except BaseException:
+            running.stop()
+            raise
     except BaseException:
-        storage.close()
+        server_log.close()
         raise
-    try:
-        running.start()
-    except BaseException:
+
+    def stop() -> None:
         running.stop()
-        raise
-    return running.address, running.stop
+        server_log.close()
+
+    return running.address, stop
 
 
 def install_as_ZEO() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 import ssl
+import threading
 from collections.abc import Mapping
 from typing import Any
 
-import ZODB.config
+from ZODB.blob import BlobStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
@@ -17,6 +19,7 @@ from .clientstorage.addresses import parse
 from .config import ServerConfiguration
 from .datatypes import monitor_address
 from .errors import ConfigurationError
+from .storageserver.logs import FORMAT, OneLineFormatter
 from .storageserver.options import ServerOptions
 from .wire.tlssettings import TLSSettings
 
@@ -61,7 +64,11 @@ def _section_text(settings):
         return settings, True
     if isinstance(settings, Mapping):
         keys = {str(key).replace("_", "-"): value for key, value in settings.items()}
-        settings = "".join(f"{key} {value}\n" for key, value in keys.items())
+        settings = "".join(
+            f"{key} {_value_text(key, value)}\n"
+            for key, value in keys.items()
+            if value is not None
+        )
     elif not isinstance(settings, str):
         raise TypeError(
             f"zeo_conf is a dictionary of keys, or keys as text, not {settings!r}"
@@ -73,6 +80,11 @@ def _section_text(settings):
         )
     # The file's schema wants an address, which is given elsewhere.
     return f"<zeolite>\naddress 0\n{settings}\n</zeolite>", False
+
+
+def _value_text(key, value):
+    # ZEO takes 0 and 1 there.
+    return str(bool(value) if key == "read-only" and value in (0, 1) else value)
 
 
 def server_address(
@@ -140,33 +152,63 @@ def server_context(
     return context
 
 
-def open_storage(
+def open_storages(
     path: str | os.PathLike[str] | None,
     blob_dir: str | os.PathLike[str] | None,
     storage_conf: str | None,
-) -> Any:
-    """Return the storage that is meant.
+) -> dict[str, Any]:
+    """Return the storages that are meant, by their names.
 
-    Raises `ConfigurationError` if the arguments contradict each other, and
-    whatever opening it raises.
+    Raises `ConfigurationError` if the arguments contradict each other or make no
+    sense, and whatever opening a storage raises.
     """
     if storage_conf is not None:
         if path is not None or blob_dir is not None:
             raise ConfigurationError(
                 "storage_conf cannot be used together with path and blob_dir"
             )
-        if not isinstance(storage_conf, str):
-            raise TypeError(
-                "storage_conf is a storage's section as text, such as "
-                f"'<mappingstorage/>', not {storage_conf!r}"
-            )
-        return ZODB.config.storageFromString(storage_conf)
+        return _open_sections(_storage_sections(storage_conf))
+    blobs = None if blob_dir is None else _file_path("blob_dir", blob_dir)
     if path is not None:
-        blobs = None if blob_dir is None else _file_path("blob_dir", blob_dir)
-        return FileStorage(_file_path("path", path), blob_dir=blobs)
-    if blob_dir is not None:
-        raise ConfigurationError("blob_dir needs a path: data in memory have no blobs")
-    return MappingStorage()
+        return {"1": FileStorage(_file_path("path", path), blob_dir=blobs)}
+    if blobs is not None:
+        return {"1": BlobStorage(blobs, MappingStorage())}
+    return {"1": MappingStorage()}
+
+
+def _storage_sections(text):
+    """Return the storages' sections in a text, by their names."""
+    if not isinstance(text, str):
+        raise TypeError(
+            "storage_conf is a storage's section as text, such as "
+            f"'<mappingstorage/>', not {text!r}"
+        )
+    # The file's schema wants an address, which is given elsewhere.
+    text = f"{text}\n<zeolite>\naddress 0\n</zeolite>\n"
+    configuration = ServerConfiguration("storage_conf", text)
+    if configuration.eventlog:
+        raise ConfigurationError(
+            "storage_conf: there is a log's section, but logs are the script's; see the "
+            "argument log"
+        )
+    return configuration.storages
+
+
+def _open_sections(sections):
+    storages = {}
+    try:
+        for name, section in sections.items():
+            storages[name] = section.open()
+    except BaseException:
+        close_storages(storages)
+        raise
+    return storages
+
+
+def close_storages(storages: Mapping[str, Any]) -> None:
+    """Close the storages of a server that has not come about."""
+    for storage in storages.values():
+        storage.close()
 
 
 def _file_path(name, value):
@@ -180,3 +222,47 @@ def _file_path(name, value):
     if not os.fspath(value):
         raise ValueError(f"{name} is empty")
     return os.fspath(value)
+
+
+class ServerLog:
+    """A file that has what the servers of this process say, until it is closed.
+
+    `path` is where it is; without one there is none.  Any thread.  The file gets
+    what is INFO and above.  Raises `OSError` where it cannot be written.
+    """
+
+    # Guards the two below.
+    _lock = threading.Lock()
+    _open: list[ServerLog] = []  # noqa: RUF012
+    _level = logging.NOTSET
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._handler: logging.Handler = logging.NullHandler()
+        if path is None:
+            return
+        self._handler = logging.FileHandler(_file_path("log", path), encoding="utf-8")
+        self._handler.setFormatter(OneLineFormatter(FORMAT))
+        logger = self._logger()
+        with self._lock:
+            if not self._open:
+                ServerLog._level = logger.level
+                if not logger.isEnabledFor(logging.INFO):
+                    logger.setLevel(logging.INFO)
+            self._open.append(self)
+            logger.addHandler(self._handler)
+
+    def close(self) -> None:
+        """Write no more.  May be called again."""
+        with self._lock:
+            if self not in self._open:
+                return
+            self._open.remove(self)
+            self._logger().removeHandler(self._handler)
+            if not self._open:
+                self._logger().setLevel(self._level)
+        self._handler.close()
+
+    @staticmethod
+    def _logger():
+        # What the clients of this process say is not the servers'.
+        return logging.getLogger(f"{__package__}.storageserver")

@@ -48,7 +48,8 @@ def _address(text: str, default_host: str, lowest: int) -> tuple[str, int] | str
         raise ValueError(f"{text!r} is a URL; write HOST:PORT")
     if "/" in text:
         return text
-    host, _, port = text.rpartition(":")
+    # ZEO takes "HOST: PORT", too.
+    host, port = (part.strip() for part in text.rpartition(":")[::2])
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
