@@ -582,7 +582,7 @@ def test_names(serve):
     assert unnamed.__name__ == f"{host}:{port}"
     assert named.getName() == "app (connected)"
     # Where they commit together, the order is one that all clients agree on.
-    assert named.sortKey() == unnamed.sortKey() == f"1:{host}:{port}"
+    assert named.sortKey() == unnamed.sortKey() == f"1:('{host}', {port})"
     assert other.sortKey() != named.sortKey()
     before = named.sortKey()
     named.new_addr(other._connection._addresses)
@@ -590,6 +590,29 @@ def test_names(serve):
     for storage in (unnamed, named, other):
         storage.close()
     assert named.getName() == "app (disconnected)"
+
+
+def keys(*addresses):
+    storages = [zeolite.client(address, wait=False) for address in addresses]
+    try:
+        return [storage.sortKey() for storage in storages]
+    finally:
+        for storage in storages:
+            storage.close()
+
+
+def test_clients_that_spread_over_servers_commit_in_one_order():
+    """Otherwise two could wait for each other's commit locks."""
+    one, other = keys([("::1", 1), ("::1", 2), "/a"], ["/a", ("::1", 2), ("::1", 1)])
+    assert one == other
+
+
+def test_clients_of_zeo_commit_in_the_same_order():
+    """ZEO's key is the text of a pair, which puts a host before those it begins."""
+    hosts = "127.0.0.1", "127.0.0.10", "127.0.0.1-x", "127.0.0.x"
+    pairs = [(host, 1) for host in hosts]
+    found = keys(*pairs)
+    assert sorted(pairs, key=str) == sorted(pairs, key=lambda p: found[pairs.index(p)])
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "inf", "10001"])

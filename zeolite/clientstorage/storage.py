@@ -185,7 +185,9 @@ class ClientStorage(Reading, Committing):
         poll = number_of_seconds("disconnect_poll", disconnect_poll, 1, least=0.001)
         label = None if client_label is None else text("client_label", client_label)
         self.__name__ = text("name", name) or where
-        self._sort_key = f"{storage}:{where}"
+        # Clients may have the addresses in different orders.  Each is written as ZEO
+        # writes it, whose clients may commit together with these.
+        self._sort_key = f"{storage}:{', '.join(sorted(map(str, addrs)))}"
         self._is_read_only = request.read_only
         self._server_sync = server_sync
         self._begin_life()
