@@ -19,11 +19,12 @@ from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupporte
 
 from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
 from . import transfer
-from .answers import are_new_oids, checked, is_vote_or_none
+from .answers import are_new_oids, checked
 from .arguments import check_bytes, check_id, check_oid
 from .copying import copy_transactions
 from .indoubt import check_not_committed
 from .transaction import ClientTransaction, extension_of
+from .vote import Vote
 
 logger = logging.getLogger(__name__)
 
@@ -260,8 +261,9 @@ class Committing(ConflictResolvingStorage):
         state = self._get(transaction)
         changed = []
         while True:
-            call = state.link.call("vote", (state.id,), before=state.take())
-            answer = checked(call.wait(), is_vote_or_none, "how it has voted") or ()
+            call = Vote(self._view)
+            state.link.start(call, "vote", (state.id,), before=state.take())
+            answer = call.wait()
             changed += [item for item in answer if not isinstance(item, dict)]
             conflicts = [item for item in answer if isinstance(item, dict)]
             for conflict in conflicts:

@@ -9,7 +9,7 @@ import threading
 import time
 
 from persistent.timestamp import TimeStamp
-from ZODB.utils import p64, u64, z64
+from ZODB.utils import maxtid, p64, u64, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire.packed import is_id
@@ -242,6 +242,17 @@ class View:
             data, start, end = found
             self.cache.store(oid, start, end, data)
         return found
+
+    def conflicted(self, oid, serials):
+        """A transaction that has changed or read an object conflicts with another.
+
+        `serials` has the tid of the server's revision, or is something else.  If the
+        cache has another one for the current one, it is forgotten: it may be wrong.
+        """
+        found = self.cache.loadBefore(oid, maxtid)
+        if found is not None and found[2] is None:
+            if type(serials) is not tuple or found[1] not in serials[:1]:
+                self.cache.invalidate(oid, None)
 
     def finished(self, state, f, tid):
         """A transaction was committed as `tid`; tell `f`, and return it."""
