@@ -78,6 +78,14 @@ def test_exceptions_are_the_same(run):
     assert run(script) == "True\n"
 
 
+def test_stale_caches_are_told_of(run):
+    script = """
+        from ZEO.interfaces import IClientCache, StaleCache
+        print(StaleCache is zeolite.interfaces.StaleCache, IClientCache.names()[:1])
+    """
+    assert run(script).startswith("True [")
+
+
 def test_what_it_does_not_have_is_not_found(run):
     script = """
         try:
