@@ -64,6 +64,7 @@ setup(
         "Development Status :: 3 - Alpha",
         "Framework :: ZODB",
         "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
         "Topic :: Database :: Database Engines/Servers",
     ],

@@ -1,14 +1,17 @@
 """Client storages under and over other storages, and seen from the past."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import transaction
 import ZODB.interfaces
 import zope.interface.verify
 from zc.zlibstorage import ZlibStorage
+from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.DemoStorage import DemoStorage
+from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import (
     ConflictError,
     POSKeyError,
@@ -20,8 +23,10 @@ from ZODB.tests.MinPO import MinPO
 from ZODB.utils import p64
 
 import zeolite
+from tests.support.waiting import wait_until
 
 FILE = "<filestorage>\npath {}/Data.fs\n</filestorage>\n"
+BLOBS = "<filestorage>\npath {0}/Data.fs\nblob-dir {0}/blobs\n</filestorage>\n"
 MAPPING = "<mappingstorage>\n</mappingstorage>\n"
 HEX = "%import ZODB.tests\n<hexstorage>\n<filestorage>\npath {}/Data.fs\n</filestorage>\n</hexstorage>\n"
 
@@ -115,6 +120,54 @@ def test_demo_storage_over_a_client(serve):
         assert connection.root()["n"] == 2
     demo.close()
     base.close()
+
+
+def test_demo_storage_with_its_changes_in_a_client(serve, tmp_path):
+    blobs = {"blob_dir": str(tmp_path / "cache")}
+    changes = zeolite.client(serve(BLOBS), **blobs)
+    db = ZODB.DB(DemoStorage(base=MappingStorage(), changes=changes))
+    with db.transaction() as connection:
+        connection.root()["blob"] = Blob(b"data")
+    fill(db)
+    with pytest.raises(ZeroDivisionError), db.transaction() as connection:
+        connection.root()["n"] = 1 // 0
+    with db.transaction() as connection:
+        assert connection.root()["n"] == 2
+        with connection.root()["blob"].open() as file:
+            assert file.read() == b"data"
+    assert changes.tpc_transaction() is None
+    db.close()
+
+
+def test_transaction_that_began_last(serve):
+    storage = zeolite.client(serve(MAPPING))
+    first, second = TransactionMetaData(), TransactionMetaData()
+    storage.tpc_begin(first)
+    assert storage.tpc_transaction() is first
+    storage.tpc_begin(second)
+    storage.tpc_abort(first)
+    assert storage.tpc_transaction() is second
+    storage.tpc_abort(second)
+    assert storage.tpc_transaction() is None
+    storage.close()
+
+
+def test_connecting_again_while_a_demo_storage_waits_for_it(host, tmp_path):
+    """It holds a lock of its changes meanwhile, which nobody else is to want."""
+    server = host.start(FILE.format(tmp_path))
+    storage = zeolite.client(server.address, disconnect_poll=0.01)
+    storage.new_oid()
+    try:
+        with storage._lock:
+            server.stop()
+            wait_until(lambda: not storage.is_connected())
+            server = host.start(FILE.format(tmp_path), port=server.address[1])
+            storage.ping()
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(storage.new_oid).result(20)
+    finally:
+        server.stop()
+    storage.close()
 
 
 def test_hex_storage_over_a_client(serve):

@@ -177,6 +177,7 @@ def literals():
 OF_OTHERS = {
     "ADDRESS: Connection refused",
     "ConflictError",
+    "Unexpected error while trying to resolve conflict on <... BadClass ...>",
     "could not load package ...",
     "type name cannot be redefined",
 }

@@ -15,6 +15,14 @@ import ssl as ssl_module
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+try:
+    import fcntl as _fcntl  # noqa: F401
+except ImportError:
+    raise ImportError(
+        "Zeolite needs a POSIX system, such as Linux or macOS; on Windows run it in WSL "
+        "or in a container"
+    ) from None
+
 import ZODB
 from ZODB.Connection import Connection
 from ZODB.POSException import ConflictError

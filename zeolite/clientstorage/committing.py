@@ -35,14 +35,18 @@ class Committing(ConflictResolvingStorage):
     `ClientStorage` adds the connection, the view, the directory for blobs and whether
     it is read-only, in `_connection`, `_view`, `_blobs` and `_is_read_only`.
 
-    `_lock` guards the list of new oids.
+    `_oids_lock` guards the list of new oids.  `_lock` is for storages around this one:
+    ZODB's demo storage has the lock and `tpc_transaction` of the storage with its
+    changes, and holds it while it waits for the server.  So nothing here takes it.
     """
 
     def _begin_life(self):
         """Begin without transactions; also in the child of a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._oids_lock = threading.Lock()
         self._new_oids = []
         self._transaction_ids = itertools.count(1)
+        self._last_begun = None  # A transaction, until it ends.
         # What belongs to transactions that are records of another storage and
         # have no place for it.
         self._strangers = {}
@@ -52,13 +56,13 @@ class Committing(ConflictResolvingStorage):
     def new_oid(self) -> bytes:
         """Return an oid that no object has; they are fetched by the hundred."""
         self._check_writable()
-        with self._lock:
+        with self._oids_lock:
             if self._new_oids:
                 return self._new_oids.pop()
             new_oids = self._new_oids
         oids = checked(self._call("new_oids"), are_new_oids, "new oids")
         oids = list(reversed(oids))
-        with self._lock:
+        with self._oids_lock:
             oid = oids.pop()
             # Where there is another connection by now it is not the list any more.
             new_oids[:0] = oids
@@ -69,7 +73,7 @@ class Committing(ConflictResolvingStorage):
 
         A storage that is opened again counts on from what was stored in it.
         """
-        with self._lock:
+        with self._oids_lock:
             self._new_oids = []
 
     def tpc_begin(
@@ -345,6 +349,13 @@ class Committing(ConflictResolvingStorage):
         finally:
             state.end()
 
+    def tpc_transaction(self) -> Any:
+        """Return the transaction that began last, or None if that one has ended.
+
+        For storages around this one that have only one at a time.
+        """
+        return self._last_begun
+
     # Helpers.
 
     def _gather(self, state, name, *args):
@@ -366,6 +377,10 @@ class Committing(ConflictResolvingStorage):
             return None
 
     def _remember(self, transaction, state):
+        if state is not None:
+            self._last_begun = transaction
+        elif self._last_begun is transaction:
+            self._last_begun = None
         if hasattr(transaction, "set_data"):
             transaction.set_data(self, state)
         elif state is not None:
