@@ -621,6 +621,22 @@ def test_keep_alive_of_the_server(value):
         zeolite.server(zeo_conf={"keep_alive": value})
 
 
+def test_where_the_blobs_are(tmp_path, serve):
+    address = serve(tmp_path / "Data.fs", tmp_path / "blobs")
+    for shared, name in (False, "cache"), (True, "blobs"):
+        storage = zeolite.client(
+            address, blob_dir=tmp_path / name, shared_blob_dir=shared
+        )
+        assert (storage.blob_dir, storage.shared_blob_dir) == (
+            str(tmp_path / name),
+            shared,
+        )
+        storage.close()
+    storage = zeolite.client(address)
+    assert (storage.blob_dir, storage.shared_blob_dir) == (None, False)
+    storage.close()
+
+
 def test_clientstorage_section_with_blobs(tmp_path, serve):
     import ZODB.config
 

@@ -78,6 +78,14 @@ def test_exceptions_are_the_same(run):
     assert run(script) == "True\n"
 
 
+def test_stale_caches_are_told_of(run):
+    script = """
+        from ZEO.interfaces import IClientCache, StaleCache
+        print(StaleCache is zeolite.interfaces.StaleCache, "store" in IClientCache)
+    """
+    assert run(script) == "True True\n"
+
+
 def test_what_it_does_not_have_is_not_found(run):
     script = """
         try:

@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any
 
-from . import errors
+from . import errors, interfaces
 from .clientstorage.storage import ClientStorage
 
 #: What each module has from where; the package itself comes first.
@@ -25,6 +25,7 @@ _NAMES = {
         "ServerException",
         "ProtocolError",
     ),
+    "ZEO.interfaces": ("IClientCache", "StaleCache"),
 }
 
 
@@ -39,8 +40,8 @@ def install_as_ZEO() -> None:
     """Have `import ZEO` find Zeolite from now on, in this process.
 
     `ZEO.client`, `DB`, `connection` and `server`, `ZEO.ClientStorage`,
-    `ZEO.Exceptions`, ZODB's `<zeoclient>` section, and `%import ZEO` for a
-    `<clientstorage>` section.  May be called again.
+    `ZEO.Exceptions`, `ZEO.interfaces`, ZODB's `<zeoclient>` section, and `%import ZEO`
+    for a `<clientstorage>` section.  May be called again.
 
     Raises `RuntimeError` if the real ZEO is imported already: who has it would not
     notice the change.
@@ -58,6 +59,7 @@ def install_as_ZEO() -> None:
         "ZEO": zeolite,
         "ZEO.ClientStorage": types.SimpleNamespace(ClientStorage=ClientStorage),
         "ZEO.Exceptions": errors,
+        "ZEO.interfaces": interfaces,
     }
     for name, attributes in _NAMES.items():
         module = types.ModuleType(name, "Zeolite, standing in for ZEO.")
