@@ -138,7 +138,7 @@ class ClientStorage(Reading, Committing):
         addr: addresses.Address,
         storage: str = "1",
         cache_size: int = 20 * MB,
-        name: str = "",
+        name: str | None = "",
         wait_timeout: float | None = 30,
         disconnect_poll: float | None = 1,
         read_only: bool = False,
@@ -184,7 +184,7 @@ class ClientStorage(Reading, Committing):
         wait_timeout = number_of_seconds("wait_timeout", wait_timeout, 30)
         poll = number_of_seconds("disconnect_poll", disconnect_poll, 1, least=0.001)
         label = None if client_label is None else text("client_label", client_label)
-        self.__name__ = text("name", name) or where
+        self.__name__ = where if name is None else text("name", name) or where
         # Clients may have the addresses in different orders.  Each is written as ZEO
         # writes it, whose clients may commit together with these.
         self._sort_key = f"{storage}:{', '.join(sorted(map(str, addrs)))}"
