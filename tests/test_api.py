@@ -155,8 +155,11 @@ def test_storages_of_a_server_that_does_not_start_are_closed(tmp_path):
     FileStorage(str(tmp_path / "Data.fs")).close()  # It is not locked.
 
 
-def test_blobs_of_a_storage_in_memory(serve, tmp_path):
-    address = serve(blob_dir=tmp_path / "blobs")
+def test_blobs_of_a_storage_in_memory(serve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address = serve(blob_dir="blobs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     connection = zeolite.connection(address, blob_dir=tmp_path / "cache")
     connection.root()["x"] = ZODB.blob.Blob(b"data")
     transaction.commit()

@@ -195,8 +195,8 @@ class ClientStorage(Reading, Committing):
         self._blobs = open_directory(
             blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check
         )
-        #: As the arguments; FileStorage has the first one, too.
-        self.blob_dir = os.fspath(blob_dir) if blob_dir else None
+        #: The directory for blobs, absolute, or None, and whose it is.
+        self.blob_dir = os.path.abspath(blob_dir) if blob_dir else None
         self.shared_blob_dir = bool(shared_blob_dir)
         #: ZODB's helper for names in the blob directory, or None.
         self.fshelper = self._blobs.helper
