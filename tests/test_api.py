@@ -71,6 +71,27 @@ def test_two_that_find_a_storage_empty(serve, monkeypatch):
     db.close()
 
 
+def test_connection_that_cannot_be_opened_leaves_nothing_open(serve, monkeypatch):
+    address = serve()
+    store(address, x=1)
+    made = []
+
+    def make_database(*args, database=zeolite.DB):
+        db = database(*args)
+        made.append(db.storage)
+        return db
+
+    def fail(*args):
+        raise ClientDisconnected("lost meanwhile")
+
+    monkeypatch.setattr(zeolite, "DB", make_database)
+    open_name = "open_then_close_db_when_connection_closes"
+    monkeypatch.setattr(ZODB.DB, open_name, fail)
+    with pytest.raises(ClientDisconnected, match="lost meanwhile"):
+        zeolite.connection(address)
+    assert not made[0].is_connected()
+
+
 def test_in_memory(serve):
     address = serve()
     store(address, x=1)
@@ -134,8 +155,11 @@ def test_storages_of_a_server_that_does_not_start_are_closed(tmp_path):
     FileStorage(str(tmp_path / "Data.fs")).close()  # It is not locked.
 
 
-def test_blobs_of_a_storage_in_memory(serve, tmp_path):
-    address = serve(blob_dir=tmp_path / "blobs")
+def test_blobs_of_a_storage_in_memory(serve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address = serve(blob_dir="blobs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     connection = zeolite.connection(address, blob_dir=tmp_path / "cache")
     connection.root()["x"] = ZODB.blob.Blob(b"data")
     transaction.commit()
@@ -574,7 +598,7 @@ def test_clientstorage_section_without_waiting():
 def test_names(serve):
     """What a transaction and its log know the storage by."""
     address = serve()
-    unnamed = zeolite.client(address)
+    unnamed = zeolite.client(address, name=None)
     named = zeolite.client(address, name="app")
     other = zeolite.client(serve(), name="app")
     host, port = address

@@ -94,7 +94,12 @@ def connection(addr: Address, *args: Any, **kwargs: Any) -> Connection:
     Closing it closes the database, too.  The arguments are those of
     `ClientStorage`.
     """
-    return DB(addr, *args, **kwargs).open_then_close_db_when_connection_closes()
+    db = DB(addr, *args, **kwargs)
+    try:
+        return db.open_then_close_db_when_connection_closes()
+    except BaseException:
+        db.close()
+        raise
 
 
 def server(

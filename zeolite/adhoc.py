@@ -172,7 +172,8 @@ def open_storages(
     if path is not None:
         return {"1": FileStorage(_file_path("path", path), blob_dir=blobs)}
     if blobs is not None:
-        return {"1": BlobStorage(blobs, MappingStorage())}
+        # ZODB would look for it below the directory of the moment.
+        return {"1": BlobStorage(os.path.abspath(blobs), MappingStorage())}
     return {"1": MappingStorage()}
 
 

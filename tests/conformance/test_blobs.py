@@ -54,7 +54,7 @@ class Storages:
         package = zeolite if client == "zeolite" else ZEO
         storage = package.client(
             running.address,
-            blob_dir=blobs,
+            blob_dir=blob_dir,  # Relative, as the suite has it.
             shared_blob_dir=shared,
         )
         self._opened.append((storage, running))

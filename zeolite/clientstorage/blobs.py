@@ -79,6 +79,7 @@ def open_directory(path, shared, size, check):
         return NoDirectory()
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"blob_dir is the path of a directory (str), not {path!r}")
+    path = os.path.abspath(path)  # The process may go to another directory.
     return SharedDirectory(path) if shared else CacheDirectory(path, size, check)
 
 

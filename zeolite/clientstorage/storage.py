@@ -138,7 +138,7 @@ class ClientStorage(Reading, Committing):
         addr: addresses.Address,
         storage: str = "1",
         cache_size: int = 20 * MB,
-        name: str = "",
+        name: str | None = "",
         wait_timeout: float | None = 30,
         disconnect_poll: float | None = 1,
         read_only: bool = False,
@@ -184,7 +184,7 @@ class ClientStorage(Reading, Committing):
         wait_timeout = number_of_seconds("wait_timeout", wait_timeout, 30)
         poll = number_of_seconds("disconnect_poll", disconnect_poll, 1, least=0.001)
         label = None if client_label is None else text("client_label", client_label)
-        self.__name__ = text("name", name) or where
+        self.__name__ = where if name is None else text("name", name) or where
         # Clients may have the addresses in different orders.  Each is written as ZEO
         # writes it, whose clients may commit together with these.
         self._sort_key = f"{storage}:{', '.join(sorted(map(str, addrs)))}"
@@ -195,8 +195,8 @@ class ClientStorage(Reading, Committing):
         self._blobs = open_directory(
             blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check
         )
-        #: As the arguments; FileStorage has the first one, too.
-        self.blob_dir = os.fspath(blob_dir) if blob_dir else None
+        #: The directory for blobs, absolute, or None, and whose it is.
+        self.blob_dir = os.path.abspath(blob_dir) if blob_dir else None
         self.shared_blob_dir = bool(shared_blob_dir)
         #: ZODB's helper for names in the blob directory, or None.
         self.fshelper = self._blobs.helper
