@@ -3,6 +3,8 @@
 All of it without encryption and with TLS, in both versions.
 """
 
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -187,6 +189,42 @@ def test_receive_with_a_deadline(pair):
     near, _ = pair
     with pytest.raises(PeerSilent):
         near.receive(time.monotonic())
+
+
+class Cooperative(socket.socket):
+    """Waits by itself, as gevent's sockets do: the system never does."""
+
+    def setblocking(self, blocking):
+        self.settimeout(20 if blocking else 0)
+
+
+@pytest.fixture
+def cooperative():
+    near, far = socket.socketpair()
+    channel = PlainChannel(Cooperative(fileno=near.detach()), 0.1)
+    with far:
+        yield channel
+    channel.close()
+
+
+def test_socket_that_waits_by_itself_notices_silence(cooperative):
+    cooperative.notice_silence(0.05)
+    with pytest.raises(PeerSilent, match="has said nothing"):
+        cooperative.receive()
+    with pytest.raises(PeerSilent, match=r"took nothing for 0\.1 s"):
+        cooperative.send(b"x" * 10_000_000)
+
+
+def test_peer_that_the_system_has_given_up_is_lost(cooperative, monkeypatch):
+    """What the system calls a timeout is the end of the connection."""
+
+    def give_up(*_):
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(Cooperative, "recv", give_up)
+    with pytest.raises(ConnectionLost) as caught:
+        cooperative.receive()
+    assert caught.type is ConnectionLost
 
 
 def test_end_of_stream(pair):

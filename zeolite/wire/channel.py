@@ -99,6 +99,9 @@ class PlainChannel:
 
     def notice_silence(self, seconds):
         """Have `receive` raise `PeerSilent` whenever nothing came for so long."""
+        if not os.get_blocking(self._socket.fileno()):
+            # Not the system waits but the socket, such as one of gevent's.
+            return self._socket.settimeout(seconds or None)
         value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 
@@ -115,9 +118,9 @@ class PlainChannel:
                 raise PeerSilent("it did not say in time what was expected of it")
         try:
             received = self._socket.recv(RECEIVE_SIZE)
-        except BlockingIOError:
-            raise PeerSilent("it has said nothing for a while") from None
         except OSError as error:
+            if _has_waited(error):
+                raise PeerSilent("it has said nothing for a while") from None
             raise ConnectionLost(error.strerror or str(error)) from error
         self.bytes_received += len(received)
         return received
@@ -133,9 +136,9 @@ class PlainChannel:
         try:
             # The kernel wakes this thread once, and not for each packet.
             count = self._socket.recv_into(room, 0, socket.MSG_WAITALL)
-        except BlockingIOError:
-            raise PeerSilent("it has said nothing for a while") from None
         except OSError as error:
+            if _has_waited(error):
+                raise PeerSilent("it has said nothing for a while") from None
             raise ConnectionLost(error.strerror or str(error)) from error
         finally:
             self.notice_silence(0)
@@ -206,9 +209,9 @@ class PlainChannel:
         while data:
             try:
                 sent = self._socket.send(data, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
             except OSError as error:
+                if _has_waited(error):
+                    break
                 raise ConnectionLost(error.strerror or str(error)) from error
             self.bytes_sent += sent
             if sent == len(data):
@@ -232,6 +235,12 @@ class PlainChannel:
         poll = select.poll()
         poll.register(self._socket, event)
         return poll.poll(max(0, seconds) * 1000)
+
+
+def _has_waited(error):
+    """Whether an `OSError` says that a socket has waited as long as it was to."""
+    is_own = isinstance(error, TimeoutError) and error.errno is None  # gevent's.
+    return is_own or isinstance(error, BlockingIOError)
 
 
 def _keep_alive(sock, seconds):
