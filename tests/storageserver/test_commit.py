@@ -7,8 +7,8 @@ import time
 
 import pytest
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import StorageError
-from ZODB.utils import p64
+from ZODB.POSException import POSKeyError, StorageError
+from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
 from tests.support.rawclient import Failed, RawClient
@@ -260,6 +260,43 @@ class TestErrors:
 
         monkeypatch.setattr(server.storage, "getSize", fail)
         assert server.connect().commit(1)
+
+    @pytest.mark.parametrize(
+        "where", ["before loadBefore", "before tpc_vote", "before tpc_finish"]
+    )
+    def test_one_that_cannot_say_anything_holds_nobody_up(self, server, where):
+        """As ZODB's `POSKeyError` where it has no oid."""
+        client, other = server.connect(), server.connect()
+        server.storage.fail(where, POSKeyError())
+        with pytest.raises(Failed, match="POSKeyError"):
+            if where == "before loadBefore":
+                client.ask("loadBefore", p64(1), maxtid)
+            client.commit(1)
+        assert client.ask("ping") is None
+        assert other.commit(2)
+
+    def test_one_that_cannot_say_anything_answers_a_vote_that_has_waited(self, server):
+        first, second = voting(server, 2)
+        server.storage.fail("before tpc_vote", POSKeyError())
+        first.ask("tpc_abort", 1)
+        with pytest.raises(Failed, match="POSKeyError"):
+            second.wait_for(second.vote)
+        assert first.commit(3)
+
+    def test_failure_before_the_storage_finishes_releases_the_lock(
+        self, server, monkeypatch
+    ):
+        def fail(oids):
+            monkeypatch.undo()
+            raise MemoryError
+
+        client, other = server.connect(), server.connect()
+        client.begin(1)
+        client.ask("vote", 1)
+        monkeypatch.setattr(server.served.journal, "finishing", fail)
+        with pytest.raises(Failed, match="MemoryError"):
+            client.ask("tpc_finish", 1)
+        assert other.commit(2)
 
     def test_failed_finish_leaves_no_transaction(self, server):
         client = server.connect()

@@ -313,6 +313,46 @@ class TestDispatcher:
         wait_until(lambda: len(log) == 2)
         dispatcher.close()
 
+    @pytest.mark.parametrize("is_alone", [False, True])
+    def test_who_joins_before_the_log_is_trimmed_gets_what_comes_then(
+        self, monkeypatch, is_alone
+    ):
+        """Whether the dispatcher's thread trims, or who wakes it."""
+        log = InvalidationLog(p64(0), keep=0)
+        dispatcher = Dispatcher(log, "test")
+        newcomer, channel = Delivery(FakeChannel(), None), FakeChannel()
+
+        class Condition:
+            """Somebody joins, and something is committed, when it is let go."""
+
+            def __init__(self, condition):
+                self._condition = condition
+                self.wait = condition.wait
+                self.notify = condition.notify
+
+            def __enter__(self):
+                self._condition.__enter__()
+
+            def __exit__(self, *error):
+                due = dispatcher._due
+                self._condition.__exit__(*error)
+                if newcomer.tid is None and not due and log.end:
+                    newcomer.attach(log)
+                    add(log, 2)
+
+        if not is_alone:
+            delivery = attached(log, channel)
+            delivery.rest()
+            dispatcher.add(delivery)
+        add(log, 1)
+        dispatcher._condition = Condition(dispatcher._condition)
+        dispatcher.start()
+        dispatcher.wake()
+        wait_until(lambda: newcomer.tid)
+        dispatcher._condition = dispatcher._condition._condition
+        dispatcher.close()
+        assert [entry.tid for entry in log.read(newcomer.cursor)] == [p64(2)]
+
     def test_what_is_committed_after_a_long_round_is_told_in_one_piece(
         self, log, monkeypatch
     ):
@@ -349,7 +389,7 @@ class TestDispatcher:
         monkeypatch.setattr("zeolite.storageserver.delivery.time", clock)
         dispatcher = Dispatcher(log, "test")
         told = threading.Event()
-        monkeypatch.setattr(dispatcher, "_tell", lambda deliveries: told.set())
+        monkeypatch.setattr(dispatcher, "_tell", lambda *args: told.set())
         dispatcher.add(attached(log, FakeChannel()))
         dispatcher.start()
         dispatcher.wake()

@@ -215,6 +215,13 @@ class TestUnixSocket:
             )
         storage.lastTransaction()  # It is open.
 
+    def test_one_storage_with_two_names(self):
+        """Clients would not hear of what is committed by the other name."""
+        storage = MappingStorage()
+        with pytest.raises(ConfigurationError, match="'a' and 'b' are one and the sam"):
+            StorageServer(("127.0.0.1", 0), {"a": storage, "b": storage})
+        storage.lastTransaction()  # It is open.
+
 
 class TestAllInterfaces:
     @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from ZODB.POSException import (
 )
 from ZODB.utils import maxtid
 
+from ..wire.text import text_of
 from .kepterrors import kept
 from .operations import OPERATIONS, TAKE_FILES
 from .staging import MEMORY, Staging
@@ -200,14 +201,14 @@ class Transaction:
             self._expect(State.VOTED)
             self._state = State.FINISHING
         journal = self._served.journal
-        journal.finishing(self._oids)
         try:
+            journal.finishing(self._oids)
             tid = self._storage.tpc_finish(self._metadata, self._reserve)
             if self._entry is None:
                 # A storage that forgot to call back.
                 self._reserve(tid or self._storage.lastTransaction())
         except BaseException as error:
-            self._why = f"{type(error).__name__}: {error}"
+            self._why = f"{type(error).__name__}: {text_of(error)}"
             journal.cancel(self._entry)
             try:
                 self._abort_in_storage()
@@ -300,7 +301,7 @@ class Transaction:
                 raise doom
             changed = self._vote_in_storage()
         except BaseException as error:
-            self._why = self._why or f"{type(error).__name__}: {error}"
+            self._why = self._why or f"{type(error).__name__}: {text_of(error)}"
             self._abort_in_storage()
             self._end()
             raise

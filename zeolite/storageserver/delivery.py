@@ -315,8 +315,10 @@ class Dispatcher:
                 self._due = True
                 self._condition.notify()
                 return
+            # Before anybody can join, who needs what is published from then on.
+            needed = self._log.end if origin is None else origin.cursor
         # Nobody else listens; the thread would only trim.
-        self._log.trim(self._log.end if origin is None else origin.cursor)
+        self._log.trim(needed)
 
     def _run(self):
         while True:
@@ -326,18 +328,18 @@ class Dispatcher:
                 if self._closed.is_set():
                     return
                 self._due = False
-                deliveries = list(self._deliveries)
+                deliveries, end = list(self._deliveries), self._log.end
             start = time.monotonic()
             try:
-                self._tell(deliveries)
+                self._tell(deliveries, end)
             except Exception:
                 logger.exception("telling clients of a commit failed")
             took = time.monotonic() - start
             if took > LEAST_PAUSE:
                 self._closed.wait(min(took, MOST_PAUSE))
 
-    def _tell(self, deliveries):
-        needed = self._log.end
+    def _tell(self, deliveries, needed):
+        """Tell those that were there when the log had come to entry `needed`."""
         for delivery in deliveries:
             delivery.nudge()
             needed = min(needed, delivery.cursor)

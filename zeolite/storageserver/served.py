@@ -13,6 +13,7 @@ from ZODB.serialize import referencesf
 from ZODB.utils import maxtid, p64, u64, z64
 
 from ..wire import messages
+from ..wire.text import text_of
 from .attendance import Attendance
 from .blobs import remove_abandoned
 from .commitlock import CommitLock
@@ -336,8 +337,7 @@ class Served:
         except POSKeyError:
             pass  # It is empty.
         except Exception as error:
-            reason = str(error) or type(error).__name__
-            return f"storage {self.name} cannot be read: {reason}"
+            return f"storage {self.name} cannot be read: {text_of(error)}"
         finally:
             self._probe.release()
         return None

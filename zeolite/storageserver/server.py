@@ -34,8 +34,8 @@ class StorageServer:
     `sock` is a socket that listens at the address already, or None.
 
     Raises `OSError` where the address cannot be had, and `ConfigurationError` for
-    options that do not fit it or an address that the monitor cannot have; the
-    storages are left open.
+    options that do not fit it, an address that the monitor cannot have, or a storage
+    that has two names; the storages are left open.
     """
 
     def __init__(self, address, storages, options=None, tls=None, sock=None):
@@ -45,6 +45,7 @@ class StorageServer:
                 f"unix-socket-mode is for a Unix socket, but the address is "
                 f"{format_address(address)}; leave it out"
             )
+        _check_different(storages)
         self._served = {
             name: serve(name, storage, options) for name, storage in storages.items()
         }
@@ -156,6 +157,21 @@ class StorageServer:
             self._monitor.close()
         logger.info("stopped serving at %s", format_address(self.address))
         ZODB.event.notify(Closed(self))
+
+
+def _check_different(storages):
+    """Raise `ConfigurationError` where one storage has two names.
+
+    Clients that know it by one are not told of what is committed by the other.
+    """
+    names = {}
+    for name, storage in storages.items():
+        other = names.setdefault(id(storage), name)
+        if other != name:
+            raise ConfigurationError(
+                f"storages {other!r} and {name!r} are one and the same; serve it under "
+                "one name, which all its clients use"
+            )
 
 
 def _close(served, deadline):

@@ -22,6 +22,7 @@ from ..errors import ProtocolError
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent
 from ..wire.frames import frame
+from ..wire.text import text_of
 from ..wire.tlserrors import TLSFailed
 from .calls import METHODS
 from .commit import DELAYED
@@ -161,7 +162,7 @@ class Session:
             self.delivery.send(reply)
 
     def _delivery_failed(self, error):
-        self.end(f"sending failed: {_text(error)}")
+        self.end(f"sending failed: {text_of(error)}")
 
     # What calls need.  The session's own thread.
 
@@ -237,7 +238,7 @@ class Session:
             if self._handshake():
                 self._serve()
         except (ProtocolError, FellBehind, PeerSilent, TLSFailed) as error:
-            self._reason = self._reason or _text(error)
+            self._reason = self._reason or text_of(error)
         except ConnectionLost as error:
             logger.debug("client %s: connection lost: %s", self, error)
         except Exception:
@@ -339,9 +340,9 @@ class Session:
         is_expected = isinstance(error, _EXPECTED)
         if is_expected and name == "pack":
             # Whoever relies on packs is to know.
-            self.log.error(cause, "client %s: pack failed: %s", self, _text(error))
+            self.log.error(cause, "client %s: pack failed: %s", self, text_of(error))
         elif is_expected or name == "register":
-            logger.debug("client %s: %s: %s", self, name, _text(error))
+            logger.debug("client %s: %s: %s", self, name, text_of(error))
         else:
             self.log.error(cause, "client %s: %s failed", self, name, exc_info=error)
 
@@ -382,7 +383,3 @@ def _encode_reply(message_id, result):
         return messages.encode_reply(message_id, result)
     except Exception as error:
         return messages.encode_error(message_id, error)
-
-
-def _text(error):
-    return str(error) or type(error).__name__

@@ -19,6 +19,8 @@ from ZODB.POSException import (
     Unsupported,
 )
 
+from ..wire.text import text_of
+
 #: What a driver's exceptions are called by Python's database API (PEP 249) that come
 #: from the connection rather than from what was asked.
 _TROUBLE = ("OperationalError", "InterfaceError", "InternalError")
@@ -64,7 +66,7 @@ def _trouble(error):
 
 def describe(error):
     """Return what a database's exception says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(text_of(error).split()) or type(error).__name__
 
 
 def translated(error, is_reading):
@@ -85,9 +87,9 @@ def translated(error, is_reading):
 
 def _as(family, error):
     if family is POSKeyError:
-        return POSKeyError(error.args[0])
+        return POSKeyError(*error.args[:1])
     if issubclass(family, ConflictError):
-        made = family(str(error))
+        made = family(text_of(error))
         made.oid = getattr(error, "oid", None)
         made.serials = getattr(error, "serials", None)
         made.class_name = getattr(error, "class_name", None)

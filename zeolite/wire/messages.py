@@ -25,6 +25,7 @@ from .chunks import decode_chunk
 from .frames import frame
 from .packed import is_id
 from .pickles import unpickler
+from .text import text_of
 
 #: What is sent to say which protocol is spoken: pickles, version 5.
 PROTOCOL = b"Z5"
@@ -196,7 +197,7 @@ def encode_error(message_id, error):
     if module == errors.__name__:
         module = _OUR_MODULE  # In a vendored copy, too.
     name = f"{module}.{type(error).__name__}"
-    for details in (error.__dict__ or error.args, (str(error),)):
+    for details in (error.__dict__ or error.args, (text_of(error),)):
         try:
             data = _dumps((message_id, ERROR_REPLY, REPLY, (name, details)))
             _load_reply(data)
