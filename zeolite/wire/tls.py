@@ -23,6 +23,9 @@ from .tlserrors import TLSFailed, explain
 #: The most bytes that TLS puts into one record.
 RECORD_SIZE = 16 * 1024
 
+#: A record begins with a type, a version, and its size in two bytes.
+_HEADER_SIZE = 5
+
 #: Bytes that are encrypted before the kernel has taken the ones before.
 _AHEAD = 64 * 1024
 
@@ -63,6 +66,8 @@ class TLSChannel(PlainChannel):
         server_hostname=None,
     ):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        if server_hostname is not None:
+            server_hostname = _in_certificates(server_hostname)
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side, server_hostname
         )
@@ -83,6 +88,9 @@ class TLSChannel(PlainChannel):
         # Whether there may be something to return before anything is received: what
         # came with the end of the handshake, and the end.  The receiving thread's.
         self._has_more = True
+        # Of a record that has not arrived whole: what there is of its header, or how
+        # many bytes it lacks.  The receiving thread's.
+        self._header, self._missing = b"", 0
         super().__init__(sock, stall_timeout, keep_alive)
 
     # The handshake.
@@ -111,6 +119,7 @@ class TLSChannel(PlainChannel):
                 is_first = False
             with self._lock:
                 self._incoming.write(received)
+            self._find_end(received)
         self._finish_handshaking(deadline)
 
     def _gone(self, is_first):
@@ -166,10 +175,17 @@ class TLSChannel(PlainChannel):
     # Receiving.
 
     def receive(self, deadline=None):
-        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
+        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS.
+
+        A record that has begun is waited for as long as a send may wait, and not for
+        ever: then it raises `PeerSilent`.
+        """
         data = self._take(b"") if self._has_more else None
         while data is None:
-            received = super().receive(deadline)
+            until = deadline
+            if until is None and (self._missing or self._header):
+                until = time.monotonic() + self._stall_timeout
+            received = super().receive(until)
             # OpenSSL is not told of the end, so that sending may go on.
             data = self._take(received) if received else b""
         return data
@@ -178,7 +194,7 @@ class TLSChannel(PlainChannel):
         """Return what `received` contains, b"" at the end, None if more is needed."""
         with self._lock:
             self._incoming.write(received)
-            data = b"" if self._is_over else self._decrypt()
+            data = b"" if self._is_over else self._decrypt(received)
             if self._outgoing.pending:
                 self._collect()
         if self._unsent:
@@ -192,8 +208,8 @@ class TLSChannel(PlainChannel):
             raise self._failure
         return b"" if self._is_over else None
 
-    def _decrypt(self):
-        """Return what the records that have arrived contain."""
+    def _decrypt(self, received):
+        """Return what the records contain that `received` is the end of."""
         pieces = []
         try:
             while True:
@@ -202,7 +218,9 @@ class TLSChannel(PlainChannel):
                 if not piece:
                     raise ssl.SSLZeroReturnError
                 if not (pieces or self._incoming.pending):
-                    return piece  # What is usual: it is one record.
+                    # What is usual: it is one record, whole.
+                    self._header, self._missing = b"", 0
+                    return piece
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
@@ -213,7 +231,16 @@ class TLSChannel(PlainChannel):
         except ssl.SSLError as error:
             # For the next time, if there is something before it.
             self._is_over, self._failure = True, self._failed(error)
+        self._find_end(received)
         return b"".join(pieces)
+
+    def _find_end(self, received):
+        """Find out whether the last record of what was received has arrived whole."""
+        data, at = self._header + received, self._missing
+        while at + _HEADER_SIZE <= len(data):
+            size = int.from_bytes(data[at + 3 : at + _HEADER_SIZE], "big")
+            at += _HEADER_SIZE + size
+        self._header, self._missing = data[at:], max(0, at - len(data))
 
     def _flush_quietly(self):
         """Send what receiving brought about, unless somebody is sending and will."""
@@ -306,10 +333,15 @@ class TLSChannel(PlainChannel):
 
     def shutdown(self):
         """As in `PlainChannel`; the peer is told that nothing is missing."""
-        with self._sending:
-            if self._is_ready and not (self._ended or self._unsent or self._rest):
-                with contextlib.suppress(ssl.SSLError, ConnectionLost):
-                    self._say_goodbye()
+        # Who is sending may be whom a signal's handler, which calls this, has
+        # interrupted.  It is not waited for, and has something to say that is missing.
+        if self._sending.acquire(blocking=False):
+            try:
+                if self._is_ready and not (self._ended or self._unsent or self._rest):
+                    with contextlib.suppress(ssl.SSLError, ConnectionLost):
+                        self._say_goodbye()
+            finally:
+                self._sending.release()
         super().shutdown()
 
     def _say_goodbye(self):
@@ -330,3 +362,13 @@ class TLSChannel(PlainChannel):
 
     def _failed(self, error):
         return TLSFailed(explain(error, self._peer))
+
+
+def _in_certificates(host):
+    """Return how certificates have a host's name or address.
+
+    They know neither IPv6 zones nor the dot that ends a name which is complete.
+    """
+    if "\0" in host:
+        raise ValueError(f"{host!a} is no host name")
+    return host.partition("%")[0].removesuffix(".")
