@@ -37,6 +37,9 @@ _MOST_UNSENT = 256 * 1024
 #: records.
 _HANDSHAKE, _ALERT = 0x16, 0x15
 
+#: Where the first message says how many bytes it has, and how many these may be.
+_HELLO_SIZE, _LARGEST_HELLO = slice(6, 9), 16 * 1024
+
 #: An alert, "protocol version", for peers that have sent something else than TLS.
 _NOT_TLS = b"\x15\x03\x01\x00\x02\x02\x46"
 
@@ -101,22 +104,22 @@ class TLSChannel(PlainChannel):
         Raises `TLSFailed` where that is impossible, `ConnectionLost` if the peer
         is gone, and `PeerSilent` after `deadline` (`time.monotonic` seconds).
         """
-        is_first = True
+        beginning = b""
         while not self._step():
             self._finish_handshaking(deadline)
             try:
                 received = super().receive(deadline)
             except PeerSilent:
-                said = "nothing" if is_first else "not enough"
+                said = "not enough" if beginning else "nothing"
                 raise PeerSilent(
                     f"it said {said} in time to agree on TLS; is the {self._peer} "
                     "one without TLS?"
                 ) from None
             if not received:
-                raise self._gone(is_first)
-            if is_first:
-                self._check_beginning(received)
-                is_first = False
+                raise self._gone(is_first=not beginning)
+            if len(beginning) < _HELLO_SIZE.stop:
+                beginning += received
+                self._check_beginning(beginning)
             with self._lock:
                 self._incoming.write(received)
             self._find_end(received)
@@ -156,8 +159,19 @@ class TLSChannel(PlainChannel):
                 raise PeerSilent("it did not take in time what is needed for TLS")
 
     def _check_beginning(self, received):
-        """Raise `TLSFailed` if the peer's first bytes are no TLS at all."""
-        if received[0] in (_HANDSHAKE, _ALERT):
+        """Raise `TLSFailed` if the peer's first bytes are no TLS, or the first of much.
+
+        OpenSSL reserves what the hello says that it needs, for any stranger.
+        """
+        if received[0] == _ALERT:
+            return
+        if received[0] == _HANDSHAKE:
+            size = int.from_bytes(received[_HELLO_SIZE], "big")
+            if len(received) >= _HELLO_SIZE.stop and size > _LARGEST_HELLO:
+                raise TLSFailed(
+                    f"its first message has {size} bytes, where {_LARGEST_HELLO} are "
+                    "allowed"
+                )
             return
         if self._peer == "server":
             raise TLSFailed(
