@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 
-from .channel import ConnectionLost, PeerSilent, PlainChannel
+from .channel import RECEIVE_SIZE, ConnectionLost, PeerSilent, PlainChannel
 from .tlserrors import TLSFailed, explain
 
 #: The most bytes that TLS puts into one record.
@@ -28,6 +28,9 @@ _HEADER_SIZE = 5
 
 #: Bytes that are encrypted before the kernel has taken the ones before.
 _AHEAD = 64 * 1024
+
+#: Bytes of a large message that are received before they are decrypted.
+_AT_ONCE = 128 * 1024
 
 #: Encrypted bytes that may wait for a peer that takes nothing while it is received
 #: from: what may be encrypted ahead, and answers that OpenSSL gives by itself.
@@ -204,23 +207,59 @@ class TLSChannel(PlainChannel):
             data = self._take(received) if received else b""
         return data
 
-    def _take(self, received):
-        """Return what `received` contains, b"" at the end, None if more is needed."""
+    def receive_into(self, room, silence):
+        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
+        done = 0
+        self.notice_silence(silence)
+        try:
+            while done < len(room):
+                left, has_more = room[done:], self._has_more
+                received = b"" if has_more else self._receive_for(left)
+                count = self._take(received, left) if received or has_more else 0
+                done += count or 0
+                if count == 0 or self._is_over:
+                    break
+        except PeerSilent:
+            if not done:
+                raise
+        finally:
+            self.notice_silence(0)
+        return done
+
+    def _receive_for(self, room):
+        """Return the next bytes of those that end up in `room` (memoryview)."""
+        # There will be as many at least, but for those of a record that has begun.
+        size = min(len(room) - RECORD_SIZE, _AT_ONCE)
+        if size <= RECEIVE_SIZE:
+            return super().receive()
+        return room[: self._fill(room[:size])]
+
+    def _take(self, received, room=None):
+        """Return what `received` contains, b"" at the end, None if more is needed.
+
+        With `room` (memoryview), where it may be itself, return how many bytes are
+        there now.
+        """
         with self._lock:
             self._incoming.write(received)
-            data = b"" if self._is_over else self._decrypt(received)
+            if self._is_over:
+                data = b""
+            elif room is None:
+                data = self._decrypt(received)
+            else:
+                data = self._decrypt_into(room, received)
             if self._outgoing.pending:
                 self._collect()
         if self._unsent:
             self._flush_quietly()
             if len(self._unsent) > _MOST_UNSENT:
                 raise PeerSilent("it has TLS answered and takes no answers")
-        self._has_more = self._is_over
+        self._has_more = self._is_over or (room is not None and data == len(room))
         if data:
             return data
         if self._failure is not None:
             raise self._failure
-        return b"" if self._is_over else None
+        return data if self._is_over else None
 
     def _decrypt(self, received):
         """Return what the records contain that `received` is the end of."""
@@ -238,23 +277,41 @@ class TLSChannel(PlainChannel):
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._is_over = True
         except ssl.SSLError as error:
-            # For the next time, if there is something before it.
-            self._is_over, self._failure = True, self._failed(error)
+            self._note_end(error)
         self._find_end(received)
         return b"".join(pieces)
 
+    def _decrypt_into(self, room, received):
+        """Like `_decrypt`; return how many bytes are in `room` now, until it is full."""
+        self._find_end(received)
+        done = 0
+        try:
+            while done < len(room):
+                count = self._ssl.read(len(room) - done, room[done:])
+                if not count:
+                    raise ssl.SSLZeroReturnError
+                done += count
+        except ssl.SSLError as error:
+            self._note_end(error)
+        return done
+
+    def _note_end(self, error):
+        """There is nothing more to be decrypted, or never will be."""
+        if isinstance(error, ssl.SSLWantReadError):
+            return
+        # For the next time, if there is something before it.
+        self._is_over = True
+        if not isinstance(error, ssl.SSLZeroReturnError):
+            self._failure = self._failed(error)
+
     def _find_end(self, received):
         """Find out whether the last record of what was received has arrived whole."""
-        data, at = self._header + received, self._missing
+        data, at = self._header + received if self._header else received, self._missing
         while at + _HEADER_SIZE <= len(data):
             size = int.from_bytes(data[at + 3 : at + _HEADER_SIZE], "big")
             at += _HEADER_SIZE + size
-        self._header, self._missing = data[at:], max(0, at - len(data))
+        self._header, self._missing = bytes(data[at:]), max(0, at - len(data))
 
     def _flush_quietly(self):
         """Send what receiving brought about, unless somebody is sending and will."""
