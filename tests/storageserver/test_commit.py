@@ -299,7 +299,7 @@ class TestErrors:
 
 class TestTimeout:
     def test_voted_transaction_is_aborted_and_its_client_cut_off(self, serve):
-        server = serve(transaction_timeout=0.1)
+        server = serve(transaction_timeout=0.5)  # The second is in the queue by then.
         holder, waiter = voting(server, 2)
         assert holder.is_closed()
         waiter.wait_for(waiter.vote)

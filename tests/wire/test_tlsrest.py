@@ -156,7 +156,8 @@ class TestOrder:
 
         channel._lock = Late()
         getattr(channel, how)(b", a message")
-        assert peer.read(20) == b"an answer, a message"
+        channel.send(b"!")
+        assert peer.read(21) == b"an answer, a message!"
 
     @pytest.mark.parametrize("how", ["send", "offer"])
     @pytest.mark.parametrize("room", [_ALL, 10])
