@@ -13,6 +13,7 @@ from tests.support.gated import Gates
 from tests.support.processes import free_port, running
 from tests.support.rawclient import RawClient
 from zeolite.errors import ServerException
+from zeolite.storageserver.pidfile import PidFile
 
 from .test_commandline import store_and_read, write  # noqa: F401
 
@@ -207,6 +208,15 @@ class TestPidFile:
             server.address()
             assert (tmp_path / "pid").exists()
             assert not list((tmp_path / "var").iterdir())
+
+    def test_planted_link_is_not_followed(self, tmp_path, caplog):
+        precious = tmp_path / "precious"
+        precious.write_text("precious")
+        (tmp_path / "pid").symlink_to(precious)
+        PidFile(str(tmp_path / "pid")).write()
+        assert "the pid file cannot be written" in caplog.text
+        assert precious.read_text() == "precious"
+        assert (tmp_path / "pid").is_symlink()
 
     @pytest.mark.parametrize("path", ["none/pid", "/dev/full", "."])
     def test_one_that_cannot_be_written_ends_nothing(self, tmp_path, write, path):  # noqa: F811

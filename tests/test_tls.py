@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import re
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 
 import pytest
@@ -17,6 +19,7 @@ import zeolite
 from tests.support.certificates import (
     Files,
     SelfSigned,
+    authority,
     client_context,
     issue,
     server_context,
@@ -25,6 +28,7 @@ from tests.support.fakeserver import FIRST_TID, Script
 from tests.support.waiting import wait_until
 from zeolite.clientstorage import handshake
 from zeolite.errors import ClientDisconnected, ConfigurationError
+from zeolite.storageserver.options import ServerOptions
 from zeolite.storageserver.server import StorageServer
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -108,6 +112,61 @@ class TestUse:
         address = serve(server_context(issue("db.example.com")))
         use(address, client_context(), ssl_server_hostname="db.example.com")
 
+    @pytest.mark.parametrize(
+        ("certified", "name"),
+        [
+            ("db.example.com", "db.example.com."),
+            ("db.example.com", "DB.Example.COM"),
+            ("*.example.com", "db.example.com"),
+            ("xn--bcher-kva.example", "b\xfccher.example"),
+            ("::1", "::1"),
+            ("fe80::1", "fe80::1%eth0"),
+        ],
+    )
+    def test_other_ways_to_write_a_name(self, serve, certified, name):
+        address = serve(server_context(issue(certified)))
+        use(address, client_context(), ssl_server_hostname=name)
+
+    def test_authority_of_an_authority(self, stack, files):
+        """The server sends what is in between; the clients know the first one."""
+        child = authority("root").create_child_ca().issue_cert("127.0.0.1")
+        chain = files.both(child)
+        assert chain.read_text().count("BEGIN CERTIFICATE") == 2
+        address, stop = zeolite.server(zeo_conf=section(certificate=chain))
+        stack.callback(stop)
+        open_client(address, authenticate=files.authority("root")).close()
+
+    def test_directory_with_names_of_openssls(self, stack, files, tmp_path):
+        hashed = tmp_path / "hashed"
+        hashed.mkdir()
+        if not shutil.which("openssl"):
+            pytest.skip("no openssl command")
+        trusted = files.authority("clients")
+        name = subprocess.check_output(
+            ["openssl", "x509", "-noout", "-hash", "-in", trusted], text=True
+        )
+        trusted.rename(hashed / f"{name.strip()}.0")
+        keys = {"certificate": files.both(issue()), "authenticate": hashed}
+        address, stop = zeolite.server(zeo_conf=section(**keys))
+        stack.callback(stop)
+        use(address, client_context(issue("client", by="clients")))
+        refused(address, client_context(issue("client", by="strangers")))
+
+    def test_half_a_record_is_not_waited_for_for_ever(self, stack, said):
+        server = StorageServer(
+            ("127.0.0.1", 0),
+            {"1": MappingStorage()},
+            ServerOptions(client_timeout=0.1),
+            server_context(),
+        )
+        server.start()
+        stack.callback(server.stop)
+        client = zeolite.client(server.address, ssl=client_context())
+        stack.callback(client.close)
+        assert client.ping() is None
+        client._connection._link._channel._socket.send(b"\x17\x03\x03")
+        said("closed: it did not say in time what was expected of it")
+
     def test_a_server_without_authentication_says_so_once(self, serve, said, caplog):
         address = serve(server_context())
         use(address, client_context())
@@ -153,8 +212,6 @@ class TestRefusals:
         said(r"client .*: closed: it does not speak TLS, which is wanted here, .*Z5")
 
     def test_silent_client_on_tls_port(self, stack, said):
-        from zeolite.storageserver.options import ServerOptions
-
         options = ServerOptions(handshake_timeout=0.1)
         server = StorageServer(
             ("127.0.0.1", 0), {"1": MappingStorage()}, options, server_context()
@@ -289,6 +346,13 @@ class TestArguments:
             serve(server_context()), client_context(), ssl_server_hostname=".x"
         )
         assert why.startswith("TLS is not possible with this ssl or host")
+
+    @pytest.mark.parametrize("name", [".", "a\0b", f"{'a' * 64}.example"])
+    def test_more_host_names_that_are_none(self, serve, caplog, name):
+        address = serve(server_context())
+        why = refused(address, client_context(), ssl_server_hostname=name)
+        assert why.startswith("TLS is not possible with this ssl or host")
+        assert "Traceback" not in caplog.text
 
     def test_two_ways_for_a_server(self, files):
         section = f"<ssl>\ncertificate {files.both(issue())}\n</ssl>"

@@ -336,7 +336,7 @@ class TestErrors:
 
 class TestTimeout:
     def test_voted_transaction_is_aborted_and_its_client_cut_off(self, serve):
-        server = serve(transaction_timeout=0.1)
+        server = serve(transaction_timeout=0.5)  # The second is in the queue by then.
         holder, waiter = voting(server, 2)
         assert holder.is_closed()
         waiter.wait_for(waiter.vote)
@@ -378,6 +378,27 @@ class TestTimeout:
         voted.open()
         assert other.commit(2)
         assert server.served.status()["commits"] == 1
+
+    def test_the_rest_of_a_large_transaction_is_not_stored_any_more(self, serve):
+        """The others, who wait for the lock, have waited for long enough."""
+        server = serve(transaction_timeout=0.1)
+        store, stored, gate = server.storage.store, [], Gate()
+
+        def slow(oid, *args):
+            stored.append(oid)
+            if oid == p64(2):
+                gate.stop_here()
+            return store(oid, *args)
+
+        server.storage.store = slow
+        client, other = server.connect(), server.connect()
+        client.begin(1, oids=range(1, 100))
+        client.call("vote", 1)
+        gate.wait_until_reached()
+        assert client.is_closed()
+        gate.open()
+        assert other.commit(2, oids=(200,))
+        assert stored == [p64(1), p64(2), p64(200)]
 
     def test_either_the_timeout_or_the_finish_wins(self, server):
         """Both at once, many times: committed and told, or aborted and cut off."""

@@ -14,12 +14,13 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import p64, z64
 
+from tests.support.bombs import tuples_as_keys
 from tests.support.bystander import BLOB_RECORD, refused, works_before_and_after
 from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
 from zeolite.storageserver.unfinished import Unfinished
-from zeolite.wire.messages import MOST_PLAIN
+from zeolite.wire.messages import MOST_PLAIN, load_extension
 
 
 def framed(data):
@@ -226,6 +227,20 @@ class TestTransactions:
         client.ask("ping")
         assert len(server.session(client).transactions) == 10
         assert allocated() - before < 3 * 2**20
+
+    def test_extended_info_has_not_many_tuples(self, server):
+        """Some have: it is as small with these as what is refused here is with more."""
+        changes = {f"changed by {n:050}": (f"{n}", n) for n in range(150)}
+        fine, much = pickle.dumps(changes, 3), b"\x80\x03" + tuples_as_keys(1100) + b"."
+        assert len(load_extension(much)) == 1100  # What a database has already.
+        for id, extension in enumerate([fine, much]):
+            client = server.connect()
+            client.post("tpc_begin", id, b"", b"", extension, None, " ")
+            if extension is fine:
+                assert client.ask("vote", id) == []
+                client.ask("tpc_abort", id)
+            else:
+                refused(client, id, "too many tuples")
 
     def test_what_was_refused_is_not_kept(self, serve, allocated):
         client = serve(max_transaction_size=10_000).connect()

@@ -51,6 +51,19 @@ def _doubled_tuples(times):
     return b"".join(parts)
 
 
+def tuples_as_keys(count):
+    """The opcodes of a dictionary with so many tuples as keys.
+
+    Who computes the numbers can give all of them one hash, and then each is compared
+    with all before it while no other thread runs.
+    """
+    pairs = [
+        b"J" + struct.pack("<i", number) + b"G" + bytes(8) + b"\x86N"
+        for number in range(count)
+    ]
+    return b"}(" + b"".join(pairs) + b"u"
+
+
 _COLLIDING = b"".join(_long(n * (2**61 - 1)) + b"N" for n in range(1, 30_000))
 
 #: What loads but takes memory, time or the stack; and what must not load.
@@ -59,6 +72,7 @@ EXPANDING = {
         _global("builtins", "frozenset", _ints(1_000_000))
     ),
     "a set of colliding ints": _message(b"}(" + _COLLIDING + b"u"),
+    "thousands of tuples as keys": _message(tuples_as_keys(2900)),
     "a memo index of 2**31": _message(b"Nr" + struct.pack("<I", 2**31 - 1)),
     "a memo index of 2**27": _message(b"Nr" + struct.pack("<I", 2**27)),
     "bytes that claim 2 GB": _message(b"B" + struct.pack("<I", 2**31 - 1)),

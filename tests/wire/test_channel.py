@@ -227,6 +227,42 @@ def test_peer_that_the_system_has_given_up_is_lost(cooperative, monkeypatch):
     assert caught.type is ConnectionLost
 
 
+class TestReceivingInto:
+    """A part of a message for which there is a buffer."""
+
+    @pytest.mark.parametrize("size", [1, 1000, 100_000, len(DATA)])
+    def test_fills_it_and_leaves_what_follows(self, pair, size):
+        near, far = pair
+        far._stall_timeout = 20
+        sender = threading.Thread(target=far.send, args=(DATA + b"what follows",))
+        sender.start()
+        room = bytearray(size)
+        assert near.receive_into(memoryview(room), 20) == size
+        assert room == DATA[:size]
+        assert receive(near, len(DATA) + 12 - size) == DATA[size:] + b"what follows"
+        sender.join()
+
+    def test_end_of_stream(self, pair):
+        near, far = pair
+        far.send(b"half")
+        far.shutdown()
+        room = bytearray(100_000)
+        assert near.receive_into(memoryview(room), 20) == 4
+        assert room[:4] == b"half"
+        assert near.receive_into(memoryview(room), 20) == 0
+        assert near.receive() == b""
+
+    def test_pause(self, pair):
+        near, far = pair
+        far.send(b"half")
+        room = bytearray(200_000)
+        assert near.receive_into(memoryview(room), 0.05) == 4
+        with pytest.raises(PeerSilent):
+            near.receive_into(memoryview(room), 0.05)
+        far.send(b"more")
+        assert near.receive() == b"more"  # Without a limit.
+
+
 def test_end_of_stream(pair):
     near, far = pair
     near.shutdown()

@@ -73,6 +73,26 @@ def test_frame_in_tiny_pieces_takes_little_more_room_than_it_is_long():
     assert most < 10_000 < len(stream)
 
 
+def test_much_is_not_copied_again_for_each_few_bytes_that_follow():
+    """Who has sent a large part of a frame goes on byte by byte."""
+    much, pieces = bytes(2**20), 3 * 8192 + 5
+    reader = FrameReader(2**21)
+    reader.feed(frame(bytes(len(much) + pieces + 1))[:4] + much[:-1])
+    assert reader.next() is None
+    reader.feed(much[-1:])
+    for number in range(pieces):
+        reader.feed(bytes([number % 256]))
+        if number == 10_000:
+            first = reader._pieces[0]
+    assert reader._pieces[0] is first
+    assert len(reader._pieces) < 10_000
+    assert sum(map(len, reader._pieces)) == 4 + len(much) + pieces
+    reader.feed(b"!" + frame(b"next"))
+    data = reader.next()
+    assert data == much + bytes(n % 256 for n in range(pieces)) + b"!"
+    assert reader.next() == b"next"
+
+
 def test_it_is_known_whether_the_rest_of_a_frame_is_to_come():
     reader = FrameReader()
     assert not reader.is_partial

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.bombs import tuples_as_keys
 from zeolite.errors import ProtocolError
 from zeolite.wire import messages, pickles
 
@@ -81,6 +82,16 @@ def test_what_only_looks_like_containers_is_none(byte):
         b"\x80\x03(K\x01K\x00X\x06\x00\x00\x00.reply](" + oids + b"et."
     )
     assert reply[3] == [byte * 8, byte[0]] * count
+
+
+def test_a_call_has_few_tuples():
+    def decode(count):
+        start = b"\x80\x03(K\x01K\x00X\x04\x00\x00\x00ping"
+        return messages.decode_call(start + tuples_as_keys(count) + b"\x85t.")
+
+    assert len(decode(400)[3][0]) == 400
+    with pytest.raises(ProtocolError, match="too many tuples"):
+        decode(550)
 
 
 def test_sets_and_old_bytes_are_known_to_messages():

@@ -16,7 +16,7 @@ from tests.support.certificates import client_context, server_context
 from tests.support.tlspeer import Peer, as_client, as_server, soon, together
 from tests.support.waiting import wait_until
 from zeolite.wire.channel import PeerSilent
-from zeolite.wire.tls import TLSChannel
+from zeolite.wire.tls import _AT_ONCE, TLSChannel
 from zeolite.wire.tlserrors import TLSFailed
 
 DATA = bytes(range(256)) * 16384  # 4 MB
@@ -102,6 +102,89 @@ class TestRecords:
         peer.socket.sendall(record)
         with pytest.raises(TLSFailed, match="bad"):
             channel.receive(soon())
+
+
+class TestReceivingInto:
+    """A buffer for a part of a message; it holds encrypted bytes for a while."""
+
+    def test_behind_what_came_with_the_handshake(self, channel_and_peer):
+        channel, peer = channel_and_peer
+        peer.socket.sendall(peer.records(b"one"))
+        assert channel._has_more
+        room = bytearray(3)
+        assert channel.receive_into(memoryview(room), 20) == 3
+        assert room == b"one"
+
+    def test_what_follows_in_the_same_record(self, channel_and_peer):
+        channel, peer = channel_and_peer
+        peer.socket.sendall(peer.records(b"one, two, ", b"three"))
+        room = bytearray(5)
+        assert channel.receive_into(memoryview(room), 20) == 5
+        assert channel.receive_into(memoryview(room), 20) == 5
+        assert room == b"two, "
+        assert channel.receive(soon()) == b"three"
+        peer.socket.sendall(peer.records(b"more"))
+        assert channel.receive(soon()) == b"more"
+
+    @pytest.mark.parametrize("size", [1, 100, 16384])
+    def test_records_of_any_size(self, channel_and_peer, size):
+        """Small ones are more bytes in all, with all that is around them."""
+        channel, peer = channel_and_peer
+        pieces = [DATA[at : at + size] for at in range(0, 300 * size, size)]
+        data = b"".join(pieces)
+        records = [peer.records(piece) for piece in pieces]
+        sender = threading.Thread(target=peer.socket.sendall, args=(b"".join(records),))
+        sender.start()
+        room = bytearray(len(data))
+        assert channel.receive_into(memoryview(room), 20) == len(data)
+        assert room == data
+        sender.join()
+
+    def test_no_more_is_waited_for_than_there_must_be(self, channel_and_peer):
+        """The beginning of its first record has been received before."""
+        channel, peer = channel_and_peer
+        data = DATA[: _AT_ONCE + 16384 + 100]
+        records = peer.records(
+            *[data[a : a + 16384] for a in range(0, len(data), 16384)]
+        )
+        assert channel._take(records[:16000]) is None
+        sender = threading.Thread(target=peer.socket.sendall, args=(records[16000:],))
+        sender.start()
+        room = bytearray(len(data))
+        assert channel.receive_into(memoryview(room), 20) == len(data)
+        assert room == data
+        sender.join()
+
+    def test_failure_comes_after_what_there_is_before_it(self, channel_and_peer):
+        channel, peer = channel_and_peer
+        records = peer.records(b"half")
+        peer.socket.sendall(records + b"\x17\x03\x03\0\x20" + bytes(32))
+        room = bytearray(100)
+        assert channel.receive_into(memoryview(room), 20) == 4
+        for _ in range(2):
+            with pytest.raises(TLSFailed):
+                channel.receive_into(memoryview(room), 20)
+
+    def test_goodbye_is_the_end(self, channel_and_peer):
+        channel, peer = channel_and_peer
+        records = peer.records(b"half")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.ssl.unwrap()
+        peer.socket.sendall(records + peer.outgoing.read())
+        room = bytearray(100)
+        assert channel.receive_into(memoryview(room), 20) == 4
+        assert channel.receive_into(memoryview(room), 20) == 0
+        assert channel.receive(soon()) == b""
+
+    def test_half_a_record_is_remembered(self, channel_and_peer):
+        """So that it is not waited for for ever by who receives next."""
+        channel, peer = channel_and_peer
+        channel._stall_timeout = 0.05
+        peer.socket.sendall(peer.records(b"one", b"two")[:-1])
+        room = bytearray(3)
+        assert channel.receive_into(memoryview(room), 20) == 3
+        with pytest.raises(PeerSilent):
+            channel.receive()
 
 
 class OpenSSLClient:

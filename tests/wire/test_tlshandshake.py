@@ -1,5 +1,6 @@
 """Handshakes that are half, or none."""
 
+import io
 import socket
 import ssl
 import threading
@@ -8,9 +9,23 @@ import time
 import pytest
 
 from tests.support.certificates import client_context
-from tests.support.tlspeer import Peer, as_client, as_server, soon
+from tests.support.tlspeer import Peer, as_client, as_server, soon, together
 from zeolite.wire.channel import ConnectionLost, PeerSilent
 from zeolite.wire.tlserrors import TLSFailed
+
+
+class Scripted:
+    """A socket that receives what a test says, and is otherwise as another one."""
+
+    def __init__(self, sock, received):
+        self._sock = sock
+        self._received = received
+
+    def recv(self, size):
+        return next(self._received)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
 
 
 class TestHandshake:
@@ -87,6 +102,39 @@ class TestHandshake:
         with pytest.raises(TLSFailed, match=r"it does not speak TLS, .*but said '"):
             as_server(near).handshake(soon())
         assert far.recv(100)[:2] == b"\x15\x03"  # Who knows TLS understands.
+
+    @pytest.mark.parametrize("first", [9, 6, 1, 8])
+    @pytest.mark.parametrize("pieces", [[4], [1, 1, 1, 1], [2, 2], [3, 1]])
+    def test_hello_that_claims_to_be_large(self, sockets, first, pieces):
+        """OpenSSL would reserve so much for each stranger, for nine bytes."""
+        near, far = sockets
+        channel = as_server(near)
+        hello, records = io.BytesIO(b"\x01\x01\xff\xff"), b""
+        for size in pieces:
+            records += b"\x16\x03\x01\0" + bytes([size]) + hello.read(size)
+        received = iter([records[:first], records[first:]])
+        channel._socket = Scripted(near, received)
+        far.sendall(b"x")  # There is something to receive.
+        with pytest.raises(TLSFailed, match=r"its first message has \d+ bytes, where"):
+            channel.handshake(soon())
+
+    def test_alerts_have_no_such_size(self, sockets):
+        near, far = sockets
+        channel = as_client(near)
+        far.sendall(b"\x15\x03\x03\0\2\2\x46\x15\x03\x03\0\2\1\0")
+        with pytest.raises(TLSFailed, match="no version of TLS in common"):
+            channel.handshake(soon())
+
+    def test_hello_that_is_large(self, sockets):
+        """Of a client with many names for the server's certificate, for instance."""
+        near, far = sockets
+        channel = as_server(near)
+        context = client_context()
+        context.set_alpn_protocols([f"{number:0200}" for number in range(60)])
+        peer = Peer(far, context, server_hostname="localhost")
+        together(lambda: channel.handshake(soon()), peer.handshake)
+        far.sendall(peer.records(b"hello"))
+        assert channel.receive(soon()) == b"hello"
 
     @pytest.mark.parametrize("size", [1, 100, 20_000])
     def test_garbage_that_looks_like_tls(self, sockets, size):

@@ -166,7 +166,7 @@ class HTTPServer:
         try:
             return method, page()
         except Exception:
-            logger.exception("monitor: %s cannot be told", target[:200])
+            logger.exception("monitor: %a cannot be told", target[:200])
             return method, _refusal(500)
 
 

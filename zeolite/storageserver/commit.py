@@ -325,6 +325,8 @@ class Transaction:
         self._conflicts = []
         size = 0
         for method, args in self._staging:
+            if self._doom is not None:
+                raise self._doom  # Others wait for the lock: no need to go on.
             try:
                 found = OPERATIONS[method](storage, metadata, self._oids, *args)
             except ConflictError as error:

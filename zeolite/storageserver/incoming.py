@@ -82,7 +82,7 @@ class Incoming:
         self._tell_unfinished(self._frames.arrived)
         timeout = self._options.client_timeout
         room = self._frames.room
-        if room is None or self._channel.is_encrypted:
+        if room is None:
             deadline = self.deadline or time.monotonic() + timeout
             received = self._channel.receive(deadline)
             self._frames.feed(received)

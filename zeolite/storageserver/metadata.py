@@ -9,7 +9,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import StorageError
 
 from ..errors import ProtocolError
-from ..wire.messages import load_plain
+from ..wire.messages import load_received
 
 #: Bytes that each part may have.  It is what a file storage can write.
 LONGEST = 65535
@@ -24,7 +24,7 @@ class _Received(TransactionMetaData):
 
     @property
     def extension(self):
-        return load_plain(self.extension_bytes) if self.extension_bytes else {}
+        return load_received(self.extension_bytes) if self.extension_bytes else {}
 
 
 def transaction_metadata(user, description, extension):

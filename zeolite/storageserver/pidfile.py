@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 
+from ..files import open_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,7 +25,8 @@ class PidFile:
         if not self._path:
             return
         try:
-            with open(self._path, "w") as file:
+            # Others may write to the directory, for instance where it is /tmp.
+            with open(self._path, "w", opener=open_file) as file:
                 file.write(self._text)
         except OSError as error:
             logger.error("the pid file cannot be written: %s: %s", self._path, error)

@@ -134,14 +134,18 @@ class PlainChannel:
         """
         self.notice_silence(silence)
         try:
+            return self._fill(room)
+        finally:
+            self.notice_silence(0)
+
+    def _fill(self, room):
+        try:
             # The kernel wakes this thread once, and not for each packet.
             count = self._socket.recv_into(room, 0, socket.MSG_WAITALL)
         except OSError as error:
             if _has_waited(error):
                 raise PeerSilent("it has said nothing for a while") from None
             raise ConnectionLost(error.strerror or str(error)) from error
-        finally:
-            self.notice_silence(0)
         self.bytes_received += count
         return count
 

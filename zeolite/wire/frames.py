@@ -55,8 +55,10 @@ class FrameReader:
         self._buffer = None
         self._data = b""
         self._position = 0
-        # A frame that arrives in many pieces is joined once, when it is whole.
+        # A frame that arrives in many pieces is joined once, when it is whole; where
+        # these are small, the first of them are others joined.
         self._pieces = []
+        self._joined = 0
         self._whole = self._missing = 0
 
     def feed(self, data):
@@ -70,12 +72,17 @@ class FrameReader:
             self._pieces.append(data)
             self._missing -= len(data)
             if self._missing > 0:
-                if len(self._pieces) > _MOST_PIECES:
-                    self._pieces = [b"".join(self._pieces)]
+                if len(self._pieces) - self._joined > _MOST_PIECES:
+                    # Not with what was joined before, which may be much.
+                    self._pieces[self._joined :] = [
+                        b"".join(self._pieces[self._joined :])
+                    ]
+                    self._joined += 1
                 return
             self._missing = 0
             self._data = b"".join(self._pieces)
             self._pieces.clear()
+            self._joined = 0
         elif self._position < len(self._data):
             self._data = self._data[self._position :] + data
         else:

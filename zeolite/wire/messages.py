@@ -120,6 +120,9 @@ _ERRORS |= {("builtins", name): error for name, error in _BUILTIN_ERRORS.items()
 #: Loads pickles of plain data, which are no messages.
 load_plain = unpickler(_PLAIN, old_protocols=True)
 
+#: The same for those that a client has just sent, which it may have made to be slow.
+load_received = unpickler(_PLAIN, old_protocols=True, most_tuples=1000)
+
 
 def load_extension(extension):
     """Return a transaction's extended info from its pickle (bytes).
@@ -137,7 +140,10 @@ def load_extension(extension):
 #: little else; the most are numbers of iterators and a transaction's extended info.
 MOST_PLAIN = 1024 * 1024
 
-_load_call = unpickler(_PLAIN, most=MOST_PLAIN)
+#: How many tuples.  A stranger may have made them to be slow.
+_MOST_TUPLES = 500
+
+_load_call = unpickler(_PLAIN, most=MOST_PLAIN, most_tuples=_MOST_TUPLES)
 _load_reply = unpickler(_PLAIN | _ERRORS)
 
 

@@ -7,7 +7,9 @@ unpickler can be hurt without a single import:
   much larger than the pickle is long);
 - a length that lies makes it reserve what is not there (here: it must fit);
 - a million nested tuples overflow the C stack when they are hashed (here: a
-  pickle has at most `MAX_TUPLES`);
+  pickle has at most `MAX_TUPLES`, and a reader may be told of less);
+- tuples chosen to have the same hash make a dictionary slow: 3,000 of them, 48 KB,
+  take a second, in which no other thread runs (here: such a reader);
 - a tuple of twice a tuple of twice a tuple … takes years to hash (here: what was
   remembered is used again at most `MAX_READS` times; peers do not do it at all);
 - millions of empty containers take a hundred times the room of their pickle (here:
@@ -109,7 +111,7 @@ class _Containers:
             raise ProtocolError("too many lists and dictionaries in a pickle")
 
 
-def _scan(data, calls, old_protocols=False, most=None):
+def _scan(data, calls, old_protocols=False, most=None, most_tuples=MAX_TUPLES):
     """Say whether `data`, which is safe to load, names anything.
 
     Raises `ProtocolError` where it is not safe.  With `most`, no more bytes than
@@ -135,7 +137,7 @@ def _scan(data, calls, old_protocols=False, most=None):
             containers.add(run.group())
         if run.lastindex:
             tuples += _TUPLES_IN_A_RUN
-            if tuples > MAX_TUPLES:
+            if tuples > most_tuples:
                 raise ProtocolError("too many tuples in a pickle")
             if reads > MAX_READS:
                 raise ProtocolError("too many memo reads in a pickle")
@@ -187,7 +189,7 @@ def _scan(data, calls, old_protocols=False, most=None):
             position -= 1
 
 
-def unpickler(table, old_protocols=False, most=None):
+def unpickler(table, old_protocols=False, most=None, most_tuples=MAX_TUPLES):
     """Return a function that loads pickles in which only `table` has names.
 
     `table` maps (module, name) to what stands for it.  The function takes bytes
@@ -195,7 +197,8 @@ def unpickler(table, old_protocols=False, most=None):
     well-behaved pickle.  With `old_protocols` it also takes what Python 2 wrote
     into databases, whose strings are bytes, and memo reads without limit as long
     as there is no tuple, because ZODB's pickles have them.  With `most`, a pickle
-    may have no more bytes than that beside long strings of bytes.
+    may have no more bytes than that beside long strings of bytes.  `most_tuples` is
+    how many tuples it may have; of those far apart a sixth of that.
     """
 
     class Unpickler(pickle.Unpickler):
@@ -210,7 +213,7 @@ def unpickler(table, old_protocols=False, most=None):
 
     def load(data):
         try:
-            names = _scan(data, calls, old_protocols, most)
+            names = _scan(data, calls, old_protocols, most, most_tuples)
             if names or old_protocols:
                 return Unpickler(io.BytesIO(data), encoding="bytes").load()
             # Without a name there is nothing to look up and nothing to call.

@@ -17,14 +17,20 @@ import ssl
 import threading
 import time
 
-from .channel import ConnectionLost, PeerSilent, PlainChannel
+from .channel import RECEIVE_SIZE, ConnectionLost, PeerSilent, PlainChannel
 from .tlserrors import TLSFailed, explain
 
 #: The most bytes that TLS puts into one record.
 RECORD_SIZE = 16 * 1024
 
+#: A record begins with a type, a version, and its size in two bytes.
+_HEADER_SIZE = 5
+
 #: Bytes that are encrypted before the kernel has taken the ones before.
 _AHEAD = 64 * 1024
+
+#: Bytes of a large message that are received before they are decrypted.
+_AT_ONCE = 128 * 1024
 
 #: Encrypted bytes that may wait for a peer that takes nothing while it is received
 #: from: what may be encrypted ahead, and answers that OpenSSL gives by itself.
@@ -33,6 +39,9 @@ _MOST_UNSENT = 256 * 1024
 #: What a TLS connection begins with, and what it may be answered with: types of
 #: records.
 _HANDSHAKE, _ALERT = 0x16, 0x15
+
+#: Where the first message says how many bytes it has, and how many these may be.
+_HELLO_SIZE, _LARGEST_HELLO = slice(6, 9), 16 * 1024
 
 #: An alert, "protocol version", for peers that have sent something else than TLS.
 _NOT_TLS = b"\x15\x03\x01\x00\x02\x02\x46"
@@ -63,6 +72,8 @@ class TLSChannel(PlainChannel):
         server_hostname=None,
     ):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        if server_hostname is not None:
+            server_hostname = _in_certificates(server_hostname)
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side, server_hostname
         )
@@ -83,6 +94,9 @@ class TLSChannel(PlainChannel):
         # Whether there may be something to return before anything is received: what
         # came with the end of the handshake, and the end.  The receiving thread's.
         self._has_more = True
+        # Of a record that has not arrived whole: what there is of its header, or how
+        # many bytes it lacks.  The receiving thread's.
+        self._header, self._missing = b"", 0
         super().__init__(sock, stall_timeout, keep_alive)
 
     # The handshake.
@@ -93,24 +107,25 @@ class TLSChannel(PlainChannel):
         Raises `TLSFailed` where that is impossible, `ConnectionLost` if the peer
         is gone, and `PeerSilent` after `deadline` (`time.monotonic` seconds).
         """
-        is_first = True
+        beginning = b""
         while not self._step():
             self._finish_handshaking(deadline)
             try:
                 received = super().receive(deadline)
             except PeerSilent:
-                said = "nothing" if is_first else "not enough"
+                said = "not enough" if beginning else "nothing"
                 raise PeerSilent(
                     f"it said {said} in time to agree on TLS; is the {self._peer} "
                     "one without TLS?"
                 ) from None
             if not received:
-                raise self._gone(is_first)
-            if is_first:
-                self._check_beginning(received)
-                is_first = False
+                raise self._gone(is_first=not beginning)
+            if len(beginning) < _HELLO_SIZE.stop:
+                beginning += received
+                self._check_beginning(beginning)
             with self._lock:
                 self._incoming.write(received)
+            self._find_end(received)
         self._finish_handshaking(deadline)
 
     def _gone(self, is_first):
@@ -147,8 +162,19 @@ class TLSChannel(PlainChannel):
                 raise PeerSilent("it did not take in time what is needed for TLS")
 
     def _check_beginning(self, received):
-        """Raise `TLSFailed` if the peer's first bytes are no TLS at all."""
-        if received[0] in (_HANDSHAKE, _ALERT):
+        """Raise `TLSFailed` if the peer's first bytes are no TLS, or the first of much.
+
+        OpenSSL reserves what the hello says that it needs, for any stranger.
+        """
+        if received[0] == _ALERT:
+            return
+        if received[0] == _HANDSHAKE:
+            size = int.from_bytes(received[_HELLO_SIZE], "big")
+            if len(received) >= _HELLO_SIZE.stop and size > _LARGEST_HELLO:
+                raise TLSFailed(
+                    f"its first message has {size} bytes, where {_LARGEST_HELLO} are "
+                    "allowed"
+                )
             return
         if self._peer == "server":
             raise TLSFailed(
@@ -166,34 +192,77 @@ class TLSChannel(PlainChannel):
     # Receiving.
 
     def receive(self, deadline=None):
-        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
+        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS.
+
+        A record that has begun is waited for as long as a send may wait, and not for
+        ever: then it raises `PeerSilent`.
+        """
         data = self._take(b"") if self._has_more else None
         while data is None:
-            received = super().receive(deadline)
+            until = deadline
+            if until is None and (self._missing or self._header):
+                until = time.monotonic() + self._stall_timeout
+            received = super().receive(until)
             # OpenSSL is not told of the end, so that sending may go on.
             data = self._take(received) if received else b""
         return data
 
-    def _take(self, received):
-        """Return what `received` contains, b"" at the end, None if more is needed."""
+    def receive_into(self, room, silence):
+        """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
+        done = 0
+        self.notice_silence(silence)
+        try:
+            while done < len(room):
+                left, has_more = room[done:], self._has_more
+                received = b"" if has_more else self._receive_for(left)
+                count = self._take(received, left) if received or has_more else 0
+                done += count or 0
+                if count == 0 or self._is_over:
+                    break
+        except PeerSilent:
+            if not done:
+                raise
+        finally:
+            self.notice_silence(0)
+        return done
+
+    def _receive_for(self, room):
+        """Return the next bytes of those that end up in `room` (memoryview)."""
+        # There will be as many at least, but for those of a record that has begun.
+        size = min(len(room) - RECORD_SIZE, _AT_ONCE)
+        if size <= RECEIVE_SIZE:
+            return super().receive()
+        return room[: self._fill(room[:size])]
+
+    def _take(self, received, room=None):
+        """Return what `received` contains, b"" at the end, None if more is needed.
+
+        With `room` (memoryview), where it may be itself, return how many bytes are
+        there now.
+        """
         with self._lock:
             self._incoming.write(received)
-            data = b"" if self._is_over else self._decrypt()
+            if self._is_over:
+                data = b""
+            elif room is None:
+                data = self._decrypt(received)
+            else:
+                data = self._decrypt_into(room, received)
             if self._outgoing.pending:
                 self._collect()
         if self._unsent:
             self._flush_quietly()
             if len(self._unsent) > _MOST_UNSENT:
                 raise PeerSilent("it has TLS answered and takes no answers")
-        self._has_more = self._is_over
+        self._has_more = self._is_over or (room is not None and data == len(room))
         if data:
             return data
         if self._failure is not None:
             raise self._failure
-        return b"" if self._is_over else None
+        return data if self._is_over else None
 
-    def _decrypt(self):
-        """Return what the records that have arrived contain."""
+    def _decrypt(self, received):
+        """Return what the records contain that `received` is the end of."""
         pieces = []
         try:
             while True:
@@ -202,18 +271,47 @@ class TLSChannel(PlainChannel):
                 if not piece:
                     raise ssl.SSLZeroReturnError
                 if not (pieces or self._incoming.pending):
-                    return piece  # What is usual: it is one record.
+                    # What is usual: it is one record, whole.
+                    self._header, self._missing = b"", 0
+                    return piece
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._is_over = True
         except ssl.SSLError as error:
-            # For the next time, if there is something before it.
-            self._is_over, self._failure = True, self._failed(error)
+            self._note_end(error)
+        self._find_end(received)
         return b"".join(pieces)
+
+    def _decrypt_into(self, room, received):
+        """Like `_decrypt`; return how many bytes are in `room` now, until it is full."""
+        self._find_end(received)
+        done = 0
+        try:
+            while done < len(room):
+                count = self._ssl.read(len(room) - done, room[done:])
+                if not count:
+                    raise ssl.SSLZeroReturnError
+                done += count
+        except ssl.SSLError as error:
+            self._note_end(error)
+        return done
+
+    def _note_end(self, error):
+        """There is nothing more to be decrypted, or never will be."""
+        if isinstance(error, ssl.SSLWantReadError):
+            return
+        # For the next time, if there is something before it.
+        self._is_over = True
+        if not isinstance(error, ssl.SSLZeroReturnError):
+            self._failure = self._failed(error)
+
+    def _find_end(self, received):
+        """Find out whether the last record of what was received has arrived whole."""
+        data, at = self._header + received if self._header else received, self._missing
+        while at + _HEADER_SIZE <= len(data):
+            size = int.from_bytes(data[at + 3 : at + _HEADER_SIZE], "big")
+            at += _HEADER_SIZE + size
+        self._header, self._missing = bytes(data[at:]), max(0, at - len(data))
 
     def _flush_quietly(self):
         """Send what receiving brought about, unless somebody is sending and will."""
@@ -306,10 +404,15 @@ class TLSChannel(PlainChannel):
 
     def shutdown(self):
         """As in `PlainChannel`; the peer is told that nothing is missing."""
-        with self._sending:
-            if self._is_ready and not (self._ended or self._unsent or self._rest):
-                with contextlib.suppress(ssl.SSLError, ConnectionLost):
-                    self._say_goodbye()
+        # Who is sending may be whom a signal's handler, which calls this, has
+        # interrupted.  It is not waited for, and has something to say that is missing.
+        if self._sending.acquire(blocking=False):
+            try:
+                if self._is_ready and not (self._ended or self._unsent or self._rest):
+                    with contextlib.suppress(ssl.SSLError, ConnectionLost):
+                        self._say_goodbye()
+            finally:
+                self._sending.release()
         super().shutdown()
 
     def _say_goodbye(self):
@@ -330,3 +433,13 @@ class TLSChannel(PlainChannel):
 
     def _failed(self, error):
         return TLSFailed(explain(error, self._peer))
+
+
+def _in_certificates(host):
+    """Return how certificates have a host's name or address.
+
+    They know neither IPv6 zones nor the dot that ends a name which is complete.
+    """
+    if "\0" in host:
+        raise ValueError(f"{host!a} is no host name")
+    return host.partition("%")[0].removesuffix(".")
