@@ -6,6 +6,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
+from zeolite.errors import CommitInDoubt
 
 from .talking import OID, Background, Database, loaded, settle, voted
 
@@ -132,6 +133,67 @@ class TestFinishing:
         script.answer("tpc_finish", p64(3))
         with pytest.raises(ValueError, match="my fault"):
             finish.result()
+        assert storage.lastTransaction() == p64(3)
+        settle(storage, script)
+
+    def test_database_whose_callback_fails_forgets_everything(self, connect, database):
+        """It may be a server, whose clients have not heard of the commit."""
+        storage, script = connect()
+        storage.registerDB(database)
+        transaction = voted(storage, script)
+
+        def callback(tid):
+            raise MemoryError
+
+        finish = Background(storage.tpc_finish, transaction, callback)
+        script.answer("tpc_finish", p64(3))
+        with pytest.raises(MemoryError):
+            finish.result()
+        assert database.told == ["everything"]
+
+    @pytest.mark.parametrize("tid", [p64(3), "no tid"])
+    def test_commit_that_the_cache_has_not_heard_of_is_found_out(
+        self, fake, connect, database, tid
+    ):
+        """A later one that came with the answer is not what the client is up to."""
+        storage, script = connect()
+        storage.registerDB(database)
+        loaded(storage, script, b"old", p64(1))
+        transaction = voted(storage, script)
+        invalidate = storage._cache.invalidate
+
+        def fail(oid, tid):
+            storage._cache.invalidate = invalidate
+            raise MemoryError
+
+        if tid != "no tid":
+            storage._cache.invalidate = fail
+        finish = Background(storage.tpc_finish, transaction)
+        message_id, _ = script.expect("tpc_finish")
+        script.send_together(
+            (message_id, 0, ".reply", tid),
+            (0, 1, "invalidateTransaction", (p64(4), [p64(8)])),
+        )
+        with pytest.raises(CommitInDoubt):
+            finish.result()
+        script = fake.accept(p64(4))
+        changed = p64(4), [OID, p64(8)]
+        assert script.answer("getInvalidations", changed) == (p64(1),)
+        settle(storage, script)
+        assert database.told[-1] == changed
+        assert storage._cache.loadBefore(OID, maxtid) is None
+
+    def test_cache_that_fails_to_keep_a_commit_does_not_fail_it(self, connect):
+        storage, script = connect()
+        transaction = voted(storage, script)
+
+        def fail(*args):
+            raise MemoryError
+
+        storage._cache.store = fail
+        finish = Background(storage.tpc_finish, transaction)
+        script.answer("tpc_finish", p64(3))
+        assert finish.result() == p64(3)
         assert storage.lastTransaction() == p64(3)
         settle(storage, script)
 
