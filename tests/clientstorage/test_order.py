@@ -1,7 +1,10 @@
 """What the server says takes effect in the order in which it was said."""
 
+from types import SimpleNamespace
+
 import pytest
 from zc.zlibstorage import ZlibStorage
+from ZEO.StorageServer import StorageServerDB
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
@@ -263,6 +266,17 @@ class TestVerifying:
         assert database.told == [(p64(5), [OID])]
         assert storage.lastTransaction() == p64(5)
         assert storage._cache.loadBefore(OID, p64(2)) is None
+
+    def test_stock_server_is_told_of_the_earliest_commit_it_may_be(self, fake, connect):
+        """What its clients have ends there, and not with the last one."""
+        told = []
+        server = SimpleNamespace(invalidate=lambda *args: told.append(args[2:]))
+        database = StorageServerDB(server, "1")
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", (p64(5), [OID]))
+        settle(storage, script)
+        assert told == [(p64(2), [OID]), (p64(5), [OID])]
 
     def test_commits_during_the_verification_come_behind_it(
         self, fake, connect, database

@@ -203,11 +203,14 @@ class View:
         return getattr(database, "base", None) is None or hasattr(database, "db")
 
     def _is_server(self):
-        """Whether what has registered here, or with a wrapper, is a Zeolite server."""
+        """Whether what has registered here, or with a wrapper, is a server."""
         database = self.database
         while hasattr(database, "base") and hasattr(database, "db"):
             database = database.db
-        return getattr(database, "has_clients", False)
+        # A stock ZEO server knows the storage by that.
+        return hasattr(database, "storage_id") or getattr(
+            database, "has_clients", False
+        )
 
     def _tell(self, tid, oids):
         try:
