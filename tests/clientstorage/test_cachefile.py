@@ -53,6 +53,33 @@ class TestReopening:
         after = {u64(oid) for oid, _ in cache.contents()}
         assert before - after == {min(before)}
 
+    @pytest.mark.parametrize("what", ["_current", "_read"])
+    def test_record_that_the_index_has_not_is_not_there_again(self, opened, what):
+        """There was no memory, for the new one or the one in its place."""
+
+        def fail(*args):
+            raise MemoryError
+
+        oids = [p64(number) for number in range(64)]
+        cache = opened()
+        for oid in oids[:-1]:
+            cache.store(oid, p64(5), None, b"x" * 1000)
+        assert len(cache) < 63  # The oldest have gone already.
+        before = getattr(cache, what)
+        failing = type("Failing", (type(before),), {})
+        setattr(cache, what, failing(before))
+        method = {"_current": "__setitem__", "_read": "__getitem__"}[what]
+        setattr(failing, method, fail)
+        with pytest.raises(MemoryError):
+            cache.store(oids[-1], p64(5), None, b"x" * 1000)
+        delattr(failing, method)
+        for oid in oids:
+            cache.invalidate(oid, p64(6))
+        cache.setLastTid(p64(6))
+        cache.close()
+        cache = opened()
+        assert not [oid for oid in oids if cache.loadBefore(oid, maxtid)]
+
     def test_file_without_a_last_tid_is_emptied(self, opened, path):
         cache = opened()
         cache.store(p64(1), p64(5), None, b"data")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from ZODB.utils import maxtid, p64, z64
 import zeolite
 from tests.support.certificates import Files
 from tests.support.waiting import wait_until
+from zeolite.clientstorage import blobs
 from zeolite.clientstorage.storage import ClientStorage
 from zeolite.errors import ClientDisconnected, ForkedStorageError
 
@@ -224,3 +226,28 @@ def test_fork_while_it_connects(stack):
     in_child(raises_forked, storage.ping)
     with pytest.raises(ClientDisconnected):
         storage.ping()
+
+
+def test_child_does_not_keep_a_cache_of_blobs_in_use(tmp_path):
+    """When the parent is gone, what it has left there goes with the next one."""
+    directory = blobs.CacheDirectory(tmp_path)
+    left = tmp_path / "tmp" / "left"
+    left.write_bytes(b"half a blob")
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        here.close()
+        there.send(b"!")
+        there.recv(1)
+        os._exit(0)
+    there.close()
+    try:
+        assert here.recv(1) == b"!"
+        os.close(directory._lock)  # As when the process ends.
+        directory._lock = None
+        blobs.CacheDirectory(tmp_path).close()
+        assert not left.exists()
+    finally:
+        here.close()
+        os.waitpid(pid, 0)
+        directory.close()

@@ -12,11 +12,13 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
 from tests.support.processes import free_port
+from zeolite.clientstorage import transfer
 from zeolite.clientstorage.call import Call
 from zeolite.clientstorage.link import Link
 from zeolite.clientstorage.storage import ClientStorage
+from zeolite.errors import ClientDisconnected
 
-from .talking import OID, Background, settle
+from .talking import OID, Background, settle, voted
 
 
 class Channel:
@@ -177,3 +179,46 @@ class TestStorage:
             with pytest.raises(KeyboardInterrupt):
                 storage.ping()
         storage.close()
+
+    def test_abort_that_is_not_sent(self, fake, connect, monkeypatch):
+        """The server hears of it in another way: the transaction may have its lock."""
+        storage, script = connect()
+        txn = voted(storage, script)
+        with monkeypatch.context() as patch:
+            patch.setattr(Link, "_enter", raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                storage.tpc_abort(txn)
+        assert script.is_closed()
+        settle(storage, fake.accept())
+
+    @pytest.mark.parametrize("where", ["_enter", "_send"])
+    def test_download_that_is_not_asked_for(
+        self, fake, connect, monkeypatch, tmp_path, where
+    ):
+        """Who wants the same blob does not wait for its end."""
+        storage, script = connect(blob_dir=str(tmp_path / "cache"))
+        link = storage._connection.link()
+        with monkeypatch.context() as patch:
+            patch.setattr(Link, where, raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                storage.loadBlob(OID, p64(1))
+        # Another thread may have come to the same connection before.
+        again = Background(transfer.download, link, OID, p64(1), print, print)
+        with pytest.raises(ClientDisconnected):
+            again.result()
+        assert script.is_closed()
+        settle(storage, fake.accept())
+
+    def test_chunk_that_is_not_sent(self, fake, connect, monkeypatch, tmp_path):
+        """It is not waited for by those who send blobs later."""
+        fake.info["zeolite"] = 1
+        storage, _ = connect(blob_dir=str(tmp_path / "cache"))
+        uploads = storage._connection.link().uploads
+        txn, path = TransactionMetaData(), tmp_path / "blob"
+        path.write_bytes(b"blob")
+        storage.tpc_begin(txn)
+        with monkeypatch.context() as patch:
+            patch.setattr(Link, "_enter_chunk", raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                storage.storeBlob(OID, None, b"data", str(path), "", txn)
+        assert uploads._pieces == sum(pieces for *_, pieces in uploads._sent)

@@ -1,11 +1,15 @@
 """What the server says takes effect in the order in which it was said."""
 
+from types import SimpleNamespace
+
 import pytest
 from zc.zlibstorage import ZlibStorage
+from ZEO.StorageServer import StorageServerDB
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
+from zeolite.errors import CommitInDoubt
 
 from .talking import OID, Background, Database, loaded, settle, voted
 
@@ -135,6 +139,67 @@ class TestFinishing:
         assert storage.lastTransaction() == p64(3)
         settle(storage, script)
 
+    def test_database_whose_callback_fails_forgets_everything(self, connect, database):
+        """It may be a server, whose clients have not heard of the commit."""
+        storage, script = connect()
+        storage.registerDB(database)
+        transaction = voted(storage, script)
+
+        def callback(tid):
+            raise MemoryError
+
+        finish = Background(storage.tpc_finish, transaction, callback)
+        script.answer("tpc_finish", p64(3))
+        with pytest.raises(MemoryError):
+            finish.result()
+        assert database.told == ["everything"]
+
+    @pytest.mark.parametrize("tid", [p64(3), "no tid"])
+    def test_commit_that_the_cache_has_not_heard_of_is_found_out(
+        self, fake, connect, database, tid
+    ):
+        """A later one that came with the answer is not what the client is up to."""
+        storage, script = connect()
+        storage.registerDB(database)
+        loaded(storage, script, b"old", p64(1))
+        transaction = voted(storage, script)
+        invalidate = storage._cache.invalidate
+
+        def fail(oid, tid):
+            storage._cache.invalidate = invalidate
+            raise MemoryError
+
+        if tid != "no tid":
+            storage._cache.invalidate = fail
+        finish = Background(storage.tpc_finish, transaction)
+        message_id, _ = script.expect("tpc_finish")
+        script.send_together(
+            (message_id, 0, ".reply", tid),
+            (0, 1, "invalidateTransaction", (p64(4), [p64(8)])),
+        )
+        with pytest.raises(CommitInDoubt):
+            finish.result()
+        script = fake.accept(p64(4))
+        changed = p64(4), [OID, p64(8)]
+        assert script.answer("getInvalidations", changed) == (p64(1),)
+        settle(storage, script)
+        assert database.told[-1] == changed
+        assert storage._cache.loadBefore(OID, maxtid) is None
+
+    def test_cache_that_fails_to_keep_a_commit_does_not_fail_it(self, connect):
+        storage, script = connect()
+        transaction = voted(storage, script)
+
+        def fail(*args):
+            raise MemoryError
+
+        storage._cache.store = fail
+        finish = Background(storage.tpc_finish, transaction)
+        script.answer("tpc_finish", p64(3))
+        assert finish.result() == p64(3)
+        assert storage.lastTransaction() == p64(3)
+        settle(storage, script)
+
     def test_what_the_server_resolved_is_not_cached(self, connect):
         storage, script = connect()
         transaction = TransactionMetaData()
@@ -201,6 +266,17 @@ class TestVerifying:
         assert database.told == [(p64(5), [OID])]
         assert storage.lastTransaction() == p64(5)
         assert storage._cache.loadBefore(OID, p64(2)) is None
+
+    def test_stock_server_is_told_of_the_earliest_commit_it_may_be(self, fake, connect):
+        """What its clients have ends there, and not with the last one."""
+        told = []
+        server = SimpleNamespace(invalidate=lambda *args: told.append(args[2:]))
+        database = StorageServerDB(server, "1")
+        storage, script = self.prepared(connect, database)
+        script = self.reconnect(fake, script, p64(5))
+        script.answer("getInvalidations", (p64(5), [OID]))
+        settle(storage, script)
+        assert told == [(p64(2), [OID]), (p64(5), [OID])]
 
     def test_commits_during_the_verification_come_behind_it(
         self, fake, connect, database

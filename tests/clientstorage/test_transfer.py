@@ -13,7 +13,7 @@ from ZODB.utils import p64
 
 from tests.support.blocking import Gate
 from tests.support.waiting import wait_until
-from zeolite.clientstorage import blobs, pace, transfer
+from zeolite.clientstorage import blobs, pace, transaction, transfer
 from zeolite.errors import ClientDisconnected, ProtocolError, ServerException
 
 from .talking import Background, settle
@@ -316,6 +316,28 @@ class TestShared:
         assert name == "given.tmp"
         script.answer("vote", [])
         voting.result()
+
+    def test_file_that_cannot_be_removed_does_not_fail_the_commit(
+        self, connect_shared, monkeypatch
+    ):
+        """Over a network file system, for instance."""
+        storage, script = connect_shared(is_zeolite=False)
+        txn = begin(storage)
+        store(storage, txn, b"content")
+        voting = Background(storage.tpc_vote, txn)
+        script.expect("tpc_begin")
+        script.expect("storeBlobShared")
+        script.answer("vote", [])
+        voting.result()
+
+        def unlink(path):
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+
+        monkeypatch.setattr(transaction.os, "unlink", unlink)
+        finish = Background(storage.tpc_finish, txn)
+        script.answer("tpc_finish", p64(9))
+        assert finish.result() == p64(9)
+        storage.tpc_begin(TransactionMetaData())  # Nobody is waited for.
 
     def test_stock_server_finds_it_beside_the_blob(self, connect_shared):
         storage, script = connect_shared(is_zeolite=False)

@@ -125,6 +125,12 @@ class Script:
     def send(self, *message):
         self.send_frame(pickle.dumps(message, 3))
 
+    def send_together(self, *messages):
+        """Have them arrive in one piece."""
+        frames = [pickle.dumps(message, 3) for message in messages]
+        sized = [struct.pack(">I", len(frame)) + frame for frame in frames]
+        self._socket.sendall(b"".join(sized))
+
     def close(self):
         self._file.close()
         try:

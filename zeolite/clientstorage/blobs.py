@@ -31,7 +31,7 @@ from ZODB.utils import u64
 
 from ..errors import ConfigurationError, ProtocolError
 from ..files import open_file, write_all
-from . import blobsync
+from . import blobsync, forking
 from .blobcheck import Arriving, SizeCheck, is_at, unlock
 
 logger = logging.getLogger(__name__)
@@ -210,6 +210,13 @@ class CacheDirectory(_Directory):
         except BaseException:
             self._leave()
             raise
+        forking.watch(self)
+
+    def after_fork(self):
+        """In the child: the directory is in use for as long as the parent uses it."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)  # Not unlocked: it is the parent's lock.
 
     def close(self):
         """Say that the directory is not used any more."""

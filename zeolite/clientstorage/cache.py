@@ -348,14 +348,22 @@ class ClientCache:
         file.write(head, record, behind, stop)
         file.head = behind if behind < self._size else START
         self._read[head >> _NOTE_SHIFT] = 0
+        try:
+            self._enter(record, head)
+        except BaseException:
+            # Nobody would end it, and in the file it would be there for ever.
+            file.free(head, behind)
+            raise
         self._count += 1
         self._bytes += space
+        return removed
+
+    def _enter(self, record, position):
         oid, end = record[8:16], record[24:32]
         if end == z64:
-            self._current[_number(oid)[0]] = head
+            self._current[_number(oid)[0]] = position
         else:
-            self._earlier.insert(_key(oid, record[16:24], head))
-        return removed
+            self._earlier.insert(_key(oid, record[16:24], position))
 
     def _free(self, position, limit, removed):
         """Make one free block up to `limit` at least; return where it ends.
@@ -366,13 +374,19 @@ class ClientCache:
         if not size and position + space >= limit:
             return position + space  # It is one already.
         stop = position
-        while stop < limit:
-            size, space = cacheformat.block_at(self._map, stop)
-            if size and self._remove(stop, space):
-                if self._read[stop >> _NOTE_SHIFT]:
-                    removed.append(self._map[stop : stop + size])
-            stop += space
-        self._file.free(position, stop)
+        try:
+            while stop < limit:
+                size, space = cacheformat.block_at(self._map, stop)
+                # Copied first: there may be no memory.
+                is_read = size and self._read[stop >> _NOTE_SHIFT]
+                record = self._map[stop : stop + size] if is_read else None
+                is_known = size and self._remove(stop, space)
+                stop += space
+                if is_known and is_read:
+                    removed.append(record)
+        finally:
+            # What the index has not is not to be in the file, either.
+            self._file.free(position, stop)
         return stop
 
     def _remove(self, position, space):

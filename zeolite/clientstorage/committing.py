@@ -341,11 +341,18 @@ class Committing(ConflictResolvingStorage):
         if state is None:
             return
         self._remember(transaction, None)
+        call = None
         try:
             if state.sent:
-                state.link.call("tpc_abort", (state.id,)).wait()
+                call = state.link.call("tpc_abort", (state.id,))
+                call.wait()
         except (ClientDisconnected, ForkedStorageError):
             pass  # The server has aborted it because of that, or it is the parent's.
+        except BaseException:
+            if call is None:
+                # Nobody will abort it any more, and it may have the commit lock.
+                state.link.end()
+            raise
         finally:
             state.end()
 

@@ -77,6 +77,7 @@ class Link:
         #: Whether it was given up for a better one: what could not be read here
         #: can be read there.
         self.is_retired = False
+        self._is_ended = False
         self._posts = self._posts_before = 0  # Counted roughly, without a lock.
         self._probe = None
         self._silences = 0
@@ -143,7 +144,8 @@ class Link:
         self._send(data, wait=True)
 
     def end(self):
-        """Break the connection; the reader thread finds out."""
+        """Break the connection; the reader thread hears nothing more of it."""
+        self._is_ended = True
         self._channel.shutdown()
 
     def retire(self):
@@ -345,11 +347,12 @@ class Link:
             self._channel.close()
 
     def _next_frame(self, deadline=None):
-        while True:
+        while not self._is_ended:
             data = self._frames.next()
             if data is not None:
                 return data
             self._frames.feed(receive(self._channel, deadline))
+        raise ConnectionLost("the connection was broken on this side")
 
 
 def _drain(pieces):

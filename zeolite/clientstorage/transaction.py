@@ -5,10 +5,12 @@ data that was stored enters the cache when the commit is done, as long as it is
 not more than `REMEMBER` bytes; beyond that the objects are only invalidated.
 """
 
-import contextlib
+import logging
 import os
 
 from ..wire import messages
+
+logger = logging.getLogger(__name__)
 
 #: Calls are gathered up to about so many bytes.
 GATHER = 64 * 1024
@@ -63,8 +65,7 @@ class ClientTransaction:
         """The transaction is over, here and on the server."""
         if not self.link.is_parents:  # Which may be about to commit them.
             for _, path in self.blobs:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+                _remove(path)
         if self.link.transaction_lock is not None:
             self.link.transaction_lock.release()
 
@@ -76,6 +77,16 @@ class ClientTransaction:
     def forget(self, oids):
         """What these objects are changed to is known to the server only."""
         self.stored.update(dict.fromkeys(oids))
+
+
+def _remove(path):
+    """Remove a file, if it is still there.  Whatever is wrong, the commit was done."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("the file of a blob cannot be removed: %s", error)
 
 
 def extension_of(transaction):

@@ -77,8 +77,8 @@ class Uploads:
         """
         sent = time.monotonic()
         pieces = -(-size // PIECE)
-        self._pieces += pieces
         self._sent.append((link.send_chunk(chunk, size, _now), sent, chunk, pieces))
+        self._pieces += pieces  # Not of one whose sending fails: nobody would wait.
         free = None
         while self._pieces >= self._pace.room:
             free = self._wait(link) or free
@@ -273,7 +273,14 @@ def download(link, oid, serial, write, progress):
                 may_send(count)
         progress(done)
 
-    link.start(call, "sendBlob", key if window is None else (*key, window.ask(START)))
+    try:
+        args = key if window is None else (*key, window.ask(START))
+        link.start(call, "sendBlob", args)
+    except BaseException:
+        # As in `Link.load`: nobody shall wait for the end of what was not asked for.
+        link.downloads.pop(key, None)
+        link.end()
+        raise
     try:
         call.write(write, taken)
     except BaseException:

@@ -203,11 +203,14 @@ class View:
         return getattr(database, "base", None) is None or hasattr(database, "db")
 
     def _is_server(self):
-        """Whether what has registered here, or with a wrapper, is a Zeolite server."""
+        """Whether what has registered here, or with a wrapper, is a server."""
         database = self.database
         while hasattr(database, "base") and hasattr(database, "db"):
             database = database.db
-        return getattr(database, "has_clients", False)
+        # A stock ZEO server knows the storage by that.
+        return hasattr(database, "storage_id") or getattr(
+            database, "has_clients", False
+        )
 
     def _tell(self, tid, oids):
         try:
@@ -259,19 +262,37 @@ class View:
         if not is_id(tid):
             state.link.end()  # What was committed is found out with the next one.
             raise CommitInDoubt("the server does not tell what it was committed as")
-        for oid in state.stored:
-            self.cache.invalidate(oid, tid)
+        try:
+            for oid in state.stored:
+                self.cache.invalidate(oid, tid)
+        except Exception as error:
+            state.link.end()  # The next one brings the cache up to date.
+            raise CommitInDoubt(
+                f"it was committed as {tid.hex()}, but the cache failed: {error!r}"
+            ) from error
         try:
             f(tid)
-        finally:
-            self.cache.setLastTid(tid)
-            self.last_tid = tid
-            # Only now: before, a load of the new data could return when
-            # `lastTransaction` did not show the commit yet.
+        except BaseException:
+            self._show(state, tid)
+            with self._lock:
+                if self._has_database():
+                    self.database.invalidateCache()  # It may not have heard of all.
+            raise
+        self._show(state, tid)
+        return tid
+
+    def _show(self, state, tid):
+        """Show a commit of this client's own, and keep what it has stored."""
+        self.cache.setLastTid(tid)
+        self.last_tid = tid
+        # Only now: before, a load of the new data could return when
+        # `lastTransaction` did not show the commit yet.
+        try:
             for oid, data in state.stored.items():
                 if data is not None:
                     self.cache.store(oid, tid, None, data)
-        return tid
+        except Exception:  # The commit is none the worse for that.
+            logger.exception("%s: the cache has failed to keep a commit", self._name)
 
 
 def _last_tid(cache):
