@@ -155,19 +155,21 @@ def test_storages_of_a_server_that_does_not_start_are_closed(tmp_path):
     FileStorage(str(tmp_path / "Data.fs")).close()  # It is not locked.
 
 
-def test_blobs_of_a_storage_in_memory(serve, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", [None, "Data.fs"])
+def test_blobs_of_a_server_that_goes_elsewhere(serve, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    address = serve(blob_dir="blobs")
+    address = serve(path, blob_dir="blobs")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    connection = zeolite.connection(address, blob_dir=tmp_path / "cache")
+    connection = zeolite.connection(address, blob_dir="cache")
     connection.root()["x"] = ZODB.blob.Blob(b"data")
     transaction.commit()
     connection.close()
-    connection = zeolite.connection(address, blob_dir=tmp_path / "other")
+    connection = zeolite.connection(address, blob_dir="other")
     with connection.root()["x"].open() as blob:
         assert blob.read() == b"data"
     connection.close()
+    assert sorted(os.listdir()) == ["cache", "other"]
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,7 @@ def open_storages(
     if path is not None:
         return {"1": FileStorage(_file_path("path", path), blob_dir=blobs)}
     if blobs is not None:
-        # ZODB would look for it below the directory of the moment.
-        return {"1": BlobStorage(os.path.abspath(blobs), MappingStorage())}
+        return {"1": BlobStorage(blobs, MappingStorage())}
     return {"1": MappingStorage()}
 
 
@@ -222,7 +221,7 @@ def _file_path(name, value):
         raise TypeError(f"{name} is a path (str), not {value!r}")
     if not os.fspath(value):
         raise ValueError(f"{name} is empty")
-    return os.fspath(value)
+    return os.path.abspath(value)  # The process may go to another directory.
 
 
 class ServerLog:
