@@ -25,7 +25,7 @@ import ZODB
 import ZODB.blob
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.utils import p64, z64
+from ZODB.utils import maxtid, p64, z64
 
 from zeolite.storageserver.options import ServerOptions
 from zeolite.storageserver.served import Served
@@ -170,12 +170,17 @@ class WorkingClient:
         self._channel.incoming.put(frame)
         return self._id
 
-    def result(self, message_id):
+    def answer(self, message_id):
+        """Return the answer to a call: whether it is an error, and what it says."""
         while True:
             found, flag, name, result = messages.decode_reply(self._next())
             if name == messages.REPLY and found == message_id:
-                assert not flag, result
-                return result
+                return bool(flag), result
+
+    def result(self, message_id):
+        is_error, result = self.answer(message_id)
+        assert not is_error, result
+        return result
 
     def ask(self, name, *args):
         return self.result(self.call(name, *args))
@@ -196,8 +201,9 @@ class WorkingClient:
             assert self.ask("loadBefore", z64, b"\x7f" + b"\xff" * 7)[0]
             return
         self._tid = self.ask("tpc_finish", 1)
-        found = self.ask("loadBefore", _OWN_OID, b"\x7f" + b"\xff" * 7)
-        if found is None:
+        is_error, found = self.answer(self.call("loadBefore", _OWN_OID, maxtid))
+        if is_error:
+            assert found == ("ZODB.POSException.POSKeyError", (_OWN_OID,))
             assert len(self._packs) > self._packs_seen
             return
         assert found[:2] == (self._data, self._tid)
