@@ -10,8 +10,8 @@ import zeolite
 from tests.support.certificates import Files, client_context, issue, server_context
 from tests.support.processes import running
 
+from .support.refusals import refused
 from .test_commandline import fails, write  # noqa: F401
-from .test_tls import refused
 
 FILE = """\
 <zeolite>
