@@ -69,6 +69,16 @@ def stack():
 
 
 @pytest.fixture
+def write(tmp_path):
+    """Call it with a text to have a file of it, in `tmp_path`."""
+
+    def write(text, name="zeolite.conf"):
+        (tmp_path / name).write_text(text)
+
+    return write
+
+
+@pytest.fixture
 def serve(stack):
     """Call it with arguments of `zeolite.server` to get an address."""
 

@@ -102,7 +102,7 @@ def test_clientstorage_section_without_waiting():
     storage.close()
 
 
-def test_names(serve):
+def test_name_and_sort_key_tell_storages_apart(serve):
     """What a transaction and its log know the storage by."""
     address = serve()
     unnamed = zeolite.client(address)

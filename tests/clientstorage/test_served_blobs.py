@@ -50,7 +50,7 @@ class TestOnAServer:
             assert file.read() == b"content"
         assert os.listdir(client.temporaryDirectory()) == []
 
-    def test_progress(self, server, tmp_path):
+    def test_progress_is_told_of_both_ways(self, server, tmp_path):
         seen = []
         storage = zeolite.client(
             server.address,

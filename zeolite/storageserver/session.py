@@ -297,7 +297,7 @@ class Session:
             report_slow_call(self, "loadBefore", (oid, tid), seconds)
         if times is not None:
             times.observe(seconds)
-        # What is due behind it, the next load or `rest` finds.
+        # What is due behind it, the next call or `rest` finds.
         self.delivery.gather(answer)
 
     def _handle(self, message_id, flag, name, args):
