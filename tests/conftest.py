@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -9,6 +10,8 @@ import tempfile
 import hypothesis
 import pytest
 import transaction
+
+import zeolite
 
 from .support.hosting import Host
 from .support.leftovers import Leftovers
@@ -56,3 +59,32 @@ def clean(tmp_path_factory, monkeypatch):
     transaction.abort()
     found = leftovers.found()
     assert not found, f"left behind: {found}"
+
+
+@pytest.fixture
+def stack():
+    """Closes what is pushed onto it when the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Call it with a text to have a file of it, in `tmp_path`."""
+
+    def write(text, name="zeolite.conf"):
+        (tmp_path / name).write_text(text)
+
+    return write
+
+
+@pytest.fixture
+def serve(stack):
+    """Call it with arguments of `zeolite.server` to get an address."""
+
+    def serve(*args, **kwargs):
+        address, stop = zeolite.server(*args, **kwargs)
+        stack.callback(stop)
+        return address
+
+    return serve

@@ -10,8 +10,8 @@ import zeolite
 from tests.support.certificates import Files, client_context, issue, server_context
 from tests.support.processes import running
 
-from .test_commandline import fails, write  # noqa: F401
-from .test_tls import refused
+from .support.commandlines import fails
+from .support.refusals import refused
 
 FILE = """\
 <zeolite>
@@ -52,7 +52,7 @@ def password():
 )
 def test_what_cannot_work_ends_the_start(
     tmp_path,
-    write,  # noqa: F811
+    write,
     files,
     certificate,
     more,
@@ -68,7 +68,7 @@ def test_what_cannot_work_ends_the_start(
 
 
 class TestReloading:
-    def test_new_certificate_for_new_connections(self, tmp_path, write, files):  # noqa: F811
+    def test_new_certificate_for_new_connections(self, tmp_path, write, files):
         files.both(issue(), "server.pem")
         write(FILE.format(""))
         with running(cwd=tmp_path) as server:
@@ -92,7 +92,7 @@ class TestReloading:
             assert server.kill() == 0
 
     @pytest.mark.parametrize("what", ["expired", "gone", "nonsense"])
-    def test_what_cannot_be_used_changes_nothing(self, tmp_path, write, files, what):  # noqa: F811
+    def test_what_cannot_be_used_changes_nothing(self, tmp_path, write, files, what):
         files.both(issue(), "server.pem")
         write(FILE.format(""))
         with running(cwd=tmp_path) as server:

@@ -18,8 +18,6 @@ from tests.support.processes import running
 from tests.support.rawclient import RawClient
 from tests.support.waiting import wait_until
 
-from .test_commandline import write  # noqa: F401
-
 FILE = """\
 <zeolite>
   address 127.0.0.1:0
@@ -67,7 +65,7 @@ class Committer:
         self._client.close()
 
 
-def test_rotation_loses_no_line(tmp_path, write):  # noqa: F811
+def test_rotation_loses_no_line(tmp_path, write):
     """Each commit's line is in one of the files, once, while files are renamed."""
     rotations = 30
     write(file(LOGFILE.format("log"), level="debug"))
@@ -97,7 +95,7 @@ def test_rotation_loses_no_line(tmp_path, write):  # noqa: F811
     assert lines == dict.fromkeys(tids, 1)
 
 
-def test_what_was_opened_again_is_told(tmp_path, write):  # noqa: F811
+def test_what_was_opened_again_is_told(tmp_path, write):
     write(file(LOGFILE.format("a") + "\n" + LOGFILE.format("b")))
     with running(cwd=tmp_path) as server:
         server.address()
@@ -118,7 +116,7 @@ def commit(address):
 
 class TestFullDisk:
     @contextlib.contextmanager
-    def full(self, tmp_path, write):  # noqa: F811
+    def full(self, tmp_path, write):
         """Run a server that has lost a line of its log, no file of which can grow.
 
         Gives it, its address, and a function after which files can grow again.
@@ -136,7 +134,7 @@ class TestFullDisk:
             server.wait_for("zeolite: the log .*/log cannot be written: .*File too")
             yield server, address, lambda: limit(most)
 
-    def test_serving_goes_on(self, tmp_path, write):  # noqa: F811
+    def test_serving_goes_on(self, tmp_path, write):
         write(file(LOGFILE.format("/dev/full")))
         with running(cwd=tmp_path) as server:
             address = server.address()
@@ -151,7 +149,7 @@ class TestFullDisk:
         assert "the log /dev/full cannot be written: [Errno 28] No space left" in said
         assert not any("Traceback" in line for line in server.lines)
 
-    def test_what_was_lost_is_told_when_there_is_room_again(self, tmp_path, write):  # noqa: F811
+    def test_what_was_lost_is_told_when_there_is_room_again(self, tmp_path, write):
         with self.full(tmp_path, write) as (server, address, grow):
             grow()
             commit(address)
@@ -161,7 +159,7 @@ class TestFullDisk:
         assert re.search(r"ERROR log lines that may be missing here: \d+\n", text)
         assert "stopped serving" in text
 
-    def test_rotation_goes_on(self, tmp_path, write):  # noqa: F811
+    def test_rotation_goes_on(self, tmp_path, write):
         """What could not be written is no reason to stay with the old file."""
         with self.full(tmp_path, write) as (server, address, grow):
             (tmp_path / "log").rename(tmp_path / "log.1")
@@ -172,7 +170,7 @@ class TestFullDisk:
             assert server.kill() == 0
         assert "stopped serving" in (tmp_path / "log").read_text()
 
-    def test_directory_that_is_gone(self, tmp_path, write):  # noqa: F811
+    def test_directory_that_is_gone(self, tmp_path, write):
         """The file is there again as soon as it can be."""
         (tmp_path / "logs").mkdir()
         write(file(LOGFILE.format("logs/log") + "\n" + LOGFILE.format("other")))
@@ -190,7 +188,7 @@ class TestFullDisk:
         assert not any("Traceback" in line for line in server.lines)
 
 
-def test_syslog(tmp_path, write):  # noqa: F811
+def test_syslog(tmp_path, write):
     path = str(tmp_path / "syslog")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(path)
@@ -272,7 +270,7 @@ def misbehave(address):
     client.close()
 
 
-def test_email(tmp_path, write, mail_server):  # noqa: F811
+def test_email(tmp_path, write, mail_server):
     mails = mail_server()
     write(file(notifier(mails)))
     with running(cwd=tmp_path) as server:
@@ -285,7 +283,7 @@ def test_email(tmp_path, write, mail_server):  # noqa: F811
     assert re.search(r"client 127\.0\.0\.1:\d+: closed: it speaks b'nonsense'", text)
 
 
-def test_slow_mail_server_delays_nobody(tmp_path, write, mail_server):  # noqa: F811
+def test_slow_mail_server_delays_nobody(tmp_path, write, mail_server):
     mails = mail_server(answers=False)
     write(file(notifier(mails)))
     with running(cwd=tmp_path) as server:

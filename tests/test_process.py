@@ -15,7 +15,7 @@ from tests.support.rawclient import RawClient
 from zeolite.errors import ServerException
 from zeolite.storageserver.pidfile import PidFile
 
-from .test_commandline import store_and_read, write  # noqa: F401
+from .support.commandlines import store_and_read
 
 FILE = """\
 %import tests.support.gated
@@ -62,7 +62,7 @@ def test_end_with_a_full_disk(tmp_path):
 
 
 @pytest.fixture
-def busy(tmp_path, write):  # noqa: F811
+def busy(tmp_path, write):
     """A server all of whose clients are in the middle of something.
 
     One votes and the storage does not come back from it, one waits for the commit
@@ -121,7 +121,7 @@ def test_a_second_signal_ends_it_at_once(busy, tmp_path):
 @pytest.mark.parametrize(
     "number, status", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 1)]
 )
-def test_a_signal_while_a_storage_is_opened(tmp_path, write, number, status):  # noqa: F811
+def test_a_signal_while_a_storage_is_opened(tmp_path, write, number, status):
     """Here it waits for its own server; an index may take as long."""
     write(
         f"<zeolite>\naddress 127.0.0.1:0\n</zeolite>\n<clientstorage>\n"
@@ -173,7 +173,7 @@ def test_a_commit_that_has_begun_is_not_lost(tmp_path):
 
 
 class TestPidFile:
-    def test_is_there_while_it_serves(self, tmp_path, write):  # noqa: F811
+    def test_is_there_while_it_serves(self, tmp_path, write):
         (tmp_path / "packed").mkdir()
         (tmp_path / "pid").write_text("999999999\n")  # A server that was killed.
         write(FILE.format("pid-filename pid"))
@@ -183,7 +183,7 @@ class TestPidFile:
             assert server.kill() == 0
         assert not (tmp_path / "pid").exists()
 
-    def test_another_servers_stays(self, tmp_path, write):  # noqa: F811
+    def test_another_servers_stays(self, tmp_path, write):
         write(FILE.format("pid-filename pid"))
         with running(cwd=tmp_path) as server:
             server.address()
@@ -201,7 +201,7 @@ class TestPidFile:
             assert server.kill() == 0
         assert not path.exists()
 
-    def test_of_the_file_is_used_in_an_instance_too(self, tmp_path, write):  # noqa: F811
+    def test_of_the_file_is_used_in_an_instance_too(self, tmp_path, write):
         (tmp_path / "var").mkdir()
         write(FILE.format("pid-filename pid"))
         with running(cwd=tmp_path, INSTANCE_HOME=str(tmp_path)) as server:
@@ -219,7 +219,7 @@ class TestPidFile:
         assert (tmp_path / "pid").is_symlink()
 
     @pytest.mark.parametrize("path", ["none/pid", "/dev/full", "."])
-    def test_one_that_cannot_be_written_ends_nothing(self, tmp_path, write, path):  # noqa: F811
+    def test_one_that_cannot_be_written_ends_nothing(self, tmp_path, write, path):
         write(FILE.format(f"pid-filename {path}"))
         with running(cwd=tmp_path) as server:
             address = server.address()
@@ -231,7 +231,7 @@ class TestPidFile:
         assert pathlib.Path("/dev/full").is_char_device()
 
 
-def test_an_error_is_one_line_with_its_traceback(tmp_path, write):  # noqa: F811
+def test_an_error_is_one_line_with_its_traceback(tmp_path, write):
     write(FILE.format(""))
     Gates(tmp_path).fail("loadBefore", "two\nlines")
     with running(cwd=tmp_path) as server:

@@ -14,7 +14,7 @@ import zeolite
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
 
-from .test_commandline import store_and_read
+from .support.commandlines import store_and_read
 
 FILE = """\
 <zeolite>

@@ -13,7 +13,7 @@ import pytest
 import zeolite
 from tests.support.processes import free_port, running
 
-from .test_commandline import store_and_read, write  # noqa: F401
+from .support.commandlines import store_and_read
 
 FILE = (
     "<zeolite>\naddress {}\n</zeolite>\n<filestorage>\npath Data.fs\n</filestorage>\n"
@@ -32,7 +32,7 @@ def notifications(request, tmp_path):
         yield name, sock
 
 
-def test_notifications(tmp_path, write, notifications):  # noqa: F811
+def test_notifications(tmp_path, write, notifications):
     name, sock = notifications
     write(FILE.format("127.0.0.1:0"))
     with running(cwd=tmp_path, NOTIFY_SOCKET=name) as server:
@@ -69,7 +69,7 @@ def activated(sock, *arguments, cwd, count="1"):
 
 
 class TestSocketActivation:
-    def test_no_client_is_refused_while_the_server_starts_again(self, tmp_path, write):  # noqa: F811
+    def test_no_client_is_refused_while_the_server_starts_again(self, tmp_path, write):
         with socket.create_server(("127.0.0.1", 0)) as sock:
             address = sock.getsockname()
             write(FILE.format("{}:{}".format(*address)))
@@ -89,7 +89,7 @@ class TestSocketActivation:
                 assert store_and_read(address) == 2
             waiting.close()
 
-    def test_unix_socket_stays(self, tmp_path, write):  # noqa: F811
+    def test_unix_socket_stays(self, tmp_path, write):
         write(FILE.format("./socket"))
         path = tmp_path / "socket"
         with socket.socket(socket.AF_UNIX) as sock:
@@ -102,7 +102,7 @@ class TestSocketActivation:
             assert path.is_socket()
 
     @pytest.mark.parametrize("address", ["0", "localhost:0"])
-    def test_address_without_a_port_or_by_name(self, tmp_path, write, address):  # noqa: F811
+    def test_address_without_a_port_or_by_name(self, tmp_path, write, address):
         write(FILE.format(address))
         host = "0.0.0.0" if address == "0" else "127.0.0.1"
         with socket.create_server((host, 0)) as sock:
@@ -117,23 +117,23 @@ class TestSocketActivation:
             ("./socket", r"listens at 127\.0\.0\.1:\d+, .* is \./socket; make"),
         ],
     )
-    def test_another_address_is_refused(self, tmp_path, write, address, words):  # noqa: F811
+    def test_another_address_is_refused(self, tmp_path, write, address, words):
         write(FILE.format(address))
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.is_refused(tmp_path, sock, words)
 
-    def test_two_sockets_are_refused(self, tmp_path, write):  # noqa: F811
+    def test_two_sockets_are_refused(self, tmp_path, write):
         write(FILE.format("0"))
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.is_refused(tmp_path, sock, "2 sockets.*leave one", count="2")
 
-    def test_a_socket_that_does_not_listen_is_refused(self, tmp_path, write):  # noqa: F811
+    def test_a_socket_that_does_not_listen_is_refused(self, tmp_path, write):
         write(FILE.format("127.0.0.1:0"))
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.is_refused(tmp_path, sock, "does not listen")
 
-    def test_a_file_is_refused(self, tmp_path, write):  # noqa: F811
+    def test_a_file_is_refused(self, tmp_path, write):
         write(FILE.format("127.0.0.1:0"))
         with open(tmp_path / "file", "w") as file:
             self.is_refused(tmp_path, file, "no socket")

@@ -16,20 +16,6 @@ from zeolite.errors import ConfigurationError
 from zeolite.uri import resolve
 
 
-@pytest.fixture
-def serve():
-    stops = []
-
-    def serve(**kwargs):
-        address, stop = zeolite.server(**kwargs)
-        stops.append(stop)
-        return address
-
-    yield serve
-    for stop in stops:
-        stop()
-
-
 def name_of(uri):
     """Open what a URI means; return its name, which has the addresses."""
     factory, database = resolve(uri)

@@ -10,7 +10,7 @@ import platform
 import sys
 
 from . import __version__, commands, config, standin
-from .arguments import Parser
+from .arguments import USAGE, Parser
 from .errors import ConfigurationError
 from .storageserver import process
 
@@ -30,6 +30,24 @@ def main(argv=None):
     standin.install_where_missing()  # For <zeoclient> in a file.
     if argv and argv[0] in commands.NAMES:
         return commands.main(argv[0], argv[1:])
+    parser = _parser()
+    if argv and not argv[0].startswith("-"):
+        parser.error(
+            f"there is no subcommand {argv[0]!r}, only {', '.join(commands.NAMES)}"
+        )
+    arguments = parser.parse_args(argv)
+    try:
+        configuration = _configuration(parser, arguments)
+        if arguments.pid_file is not None:
+            configuration.section.pid_filename = arguments.pid_file
+        return process.serve(configuration)
+    except ConfigurationError as error:
+        commands.complain(error)
+        return USAGE
+
+
+def _parser():
+    """Return the parser of a command line without a subcommand."""
     parser = Parser(
         prog=commands.program(),
         usage="%(prog)s [options], or %(prog)s SUBCOMMAND ...",
@@ -62,19 +80,7 @@ def main(argv=None):
         help="where to write the process's number, in place of the file's pid-filename",
     )
     parser.add_argument("--version", action="version", version=_versions())
-    if argv and not argv[0].startswith("-"):
-        parser.error(
-            f"there is no subcommand {argv[0]!r}, only {', '.join(commands.NAMES)}"
-        )
-    arguments = parser.parse_args(argv)
-    try:
-        configuration = _configuration(parser, arguments)
-        if arguments.pid_file is not None:
-            configuration.section.pid_filename = arguments.pid_file
-        return process.serve(configuration)
-    except ConfigurationError as error:
-        commands.complain(error)
-        return 2
+    return parser
 
 
 def _versions():

@@ -1,7 +1,5 @@
 """A server that says what a test tells it to, and storages that are its clients."""
 
-import contextlib
-
 import pytest
 
 from tests.storageserver.conftest import serve  # noqa: F401
@@ -11,12 +9,6 @@ from zeolite.clientstorage.cache import ClientCache
 from zeolite.clientstorage.storage import ClientStorage
 
 from .cachefiles import SIZE
-
-
-@pytest.fixture
-def stack():
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
@@ -83,3 +75,25 @@ def opened(stack, path):
         return cache
 
     return opened
+
+
+@pytest.fixture
+def connect_zeolite(connect, fake, tmp_path):
+    """Call it to get (storage, script); the server is one of ours."""
+
+    def connect_zeolite(**kwargs):
+        fake.info["zeolite"] = 1
+        return connect(blob_dir=str(tmp_path / "cache"), **kwargs)
+
+    return connect_zeolite
+
+
+@pytest.fixture
+def connect_zeo(connect, tmp_path):
+    """Call it to get (storage, script); the server is a stock one."""
+    return lambda **kwargs: connect(blob_dir=str(tmp_path / "cache"), **kwargs)
+
+
+@pytest.fixture(params=["zeolite", "zeo"])
+def connect_any(request):
+    return request.getfixturevalue(f"connect_{request.param}")

@@ -28,7 +28,7 @@ from zeolite.wire.channel import format_address
         ([8100, ("::1", 8200)], [("127.0.0.1", 8100), ("::1", 8200)]),
     ],
 )
-def test_parse(given, expected):
+def test_what_users_write_becomes_a_list_of_addresses(given, expected):
     assert parse(given) == expected
 
 

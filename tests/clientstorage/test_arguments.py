@@ -54,7 +54,7 @@ def test_empty_paths_are_none(connect, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [b"short", b"more than eight", "text", None, 7])
-def test_ids(connect, bad):
+def test_what_is_no_oid_or_tid_is_refused(connect, bad):
     storage, script = connect()
     txn = TransactionMetaData()
     storage.tpc_begin(txn)

@@ -109,7 +109,7 @@ def test_oldest_are_forgotten_first(cache):
     assert len(found) > 50
 
 
-def test_clear(cache):
+def test_cleared_cache_is_empty_and_can_be_used_again(cache):
     cache.store(OID, p64(5), None, b"data")
     cache.setLastTid(p64(5))
     cache.clear()

@@ -11,7 +11,7 @@ from ZODB.FileStorage import FileStorage
 import zeolite
 from zeolite.clientstorage.copying import copy_transactions
 
-from .test_blobs import STORAGE, commit
+from .storing import STORAGE, commit
 
 
 @pytest.fixture

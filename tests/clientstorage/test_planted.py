@@ -132,7 +132,7 @@ class TestCacheFile:
         assert sorted(os.listdir(directory)) == ["x.zec", "x.zec.lock"]
 
     @pytest.mark.parametrize("is_link", [True, False])
-    def test_lock(self, directory, precious, is_link):
+    def test_lock_that_is_no_file_is_refused(self, directory, precious, is_link):
         plant(directory / "x.zec.lock", is_link and precious)
         with pytest.raises(CacheFileError, match=r"link|not a file"):
             self.open(directory)

@@ -178,7 +178,7 @@ def test_no_cache(tmp_path, run, content, words):
     assert err.count("\n") == 1
 
 
-def test_directory(tmp_path, run):
+def test_directory_is_no_cache_file(tmp_path, run):
     status, _, err = run(str(tmp_path))
     assert (status, err) == (
         2,

@@ -59,7 +59,7 @@ def test_tls_that_is_not_wanted_or_missing(start, options, run):
     assert "TLS" in err and err.count("\n") == 1
 
 
-def test_storages(start, run):
+def test_storages_that_are_packed(start, run):
     """By the address, by option, and all that there are."""
     with zeolite_with_two() as address:
         status, out, _ = run("pack", f"{address}:other", address)

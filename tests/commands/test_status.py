@@ -51,7 +51,7 @@ def test_json(kind, start, options, run):
     assert found["storages"]["1"]["commits"] == 0
 
 
-def test_counts(full, run):
+def test_json_counts_connections_and_loads(full, run):
     storage = client(full)
     storage.loadBefore(bytes(8), b"\x7f" + b"\xff" * 7)
     _, out, _ = run("status", "--json", full)

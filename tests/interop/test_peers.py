@@ -69,7 +69,7 @@ def test_commit_and_read_back(pair):
     wait_until(lambda: manager.begin() and connection.root()["x"]["a"] == 2)
 
 
-def test_conflict(pair):
+def test_conflict_reaches_the_client_with_its_details(pair):
     managers = [open_connection(pair.database()) for _ in range(2)]
     for _, connection in managers:
         connection.root()["x"] = 1
@@ -114,7 +114,7 @@ def test_large_and_many_objects(pair):
     assert [root[f"n{n}"].value for n in range(1000)] == list(range(1000))
 
 
-def test_metadata(pair):
+def test_metadata_of_a_transaction_arrives(pair):
     manager, connection = open_connection(pair.database())
     txn = manager.begin()
     txn.note("a note")

@@ -53,7 +53,7 @@ def check(db):
         assert [root[n].value for n in range(100)] == list(range(100))
 
 
-def test_contexts(pair):
+def test_client_with_an_ssl_context(pair):
     package, address = pair
     context = client_context(issue("client", by="clients"))
     for function in (use, check):
@@ -62,7 +62,7 @@ def test_contexts(pair):
         db.close()
 
 
-def test_sections(pair, files):
+def test_client_with_an_ssl_section(pair, files):
     package, address = pair
     db = ZODB.config.databaseFromString(
         f"""

@@ -20,7 +20,13 @@ import transaction
 import ZODB.config
 
 import zeolite
-from tests.support.accounts import Number, Worker, set_up, wrong_in_cache
+from tests.support.accounts import (
+    Number,
+    Worker,
+    end_when_told,
+    set_up,
+    wrong_in_cache,
+)
 from zeolite.errors import ClientDisconnected, CommitInDoubt
 
 
@@ -98,14 +104,7 @@ def main(first, number, seed, kind, *where):
     for worker in workers:
         worker.start()
     print("ready", flush=True)
-    sys.stdin.readline()
-    for worker in workers:
-        worker.stop()
-    for worker in workers:
-        worker.join()
-    print("stopped", flush=True)
-    sys.stdin.read()
-    problems = [problem for worker in workers for problem in worker.problems]
+    problems = end_when_told(workers)
     if kind == "zeolite":
         fresh = zeolite.client(addresses)
         problems += wrong_in_cache(db.storage, fresh)

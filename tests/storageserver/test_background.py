@@ -35,7 +35,7 @@ class SlowLog(MappingStorage):
 
 
 class TestBackgroundCalls:
-    def test_number(self, serve):
+    def test_more_calls_than_are_allowed_at_once_are_refused(self, serve):
         storage = SlowLog()
         server = serve(storage, max_background_calls=3)
         with works_before_and_after(server) as other:

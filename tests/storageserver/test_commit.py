@@ -1,36 +1,18 @@
-"""The commit lock, waiting votes, aborts, disconnects and the timeout."""
+"""Votes that wait for the commit lock, aborts, disconnects, and stores that come late."""
 
 import io
-import sys
 import threading
-import time
 
 import pytest
-from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import POSKeyError, StorageError
 from ZODB.utils import maxtid, p64
 
 from tests.support.blocking import Gate
-from tests.support.rawclient import Failed, RawClient
+from tests.support.rawclient import Failed
 from tests.support.waiting import wait_until
 from zeolite.storageserver import staging
-from zeolite.storageserver.commit import State
-from zeolite.storageserver.commitlock import CommitLock
 
-
-def voting(server, count, first=1):
-    """Return `count` clients; the first has the commit lock, the others wait."""
-    clients = []
-    for id in range(first, first + count):
-        client = server.connect()
-        client.begin(id, oids=(id,))
-        client.vote = client.call("vote", id)
-        if clients:
-            wait_until(lambda: server.served.commit_lock.waiting == len(clients))
-        else:
-            client.wait_for(client.vote)
-        clients.append(client)
-    return clients
+from .voting import voting
 
 
 class TestWaitingVotes:
@@ -332,218 +314,6 @@ class TestErrors:
         client.commit(1, oids=range(300), data=b"x" * 10_000)
         data, _, _ = client.wait_for(client.load(299))
         assert data == b"x" * 10_000
-
-
-class TestTimeout:
-    def test_voted_transaction_is_aborted_and_its_client_cut_off(self, serve):
-        server = serve(transaction_timeout=0.5)  # The second is in the queue by then.
-        holder, waiter = voting(server, 2)
-        assert holder.is_closed()
-        waiter.wait_for(waiter.vote)
-        waiter.ask("tpc_finish", 2)
-        assert server.served.status()["commits"] == 1
-
-    def test_finishing_transaction_is_never_aborted(self, serve):
-        server = serve(transaction_timeout=0.1)
-        finishing = server.storage.gate("before tpc_finish")
-        client = server.connect()
-        client.begin(1)
-        client.ask("vote", 1)
-        finish = client.call("tpc_finish", 1)
-        finishing.wait_until_reached()
-        holder = server.served.commit_lock._holder
-        wait_until(lambda: time.monotonic() - server.served.commit_lock.since > 0.3)
-        assert holder.abort("the test wants it") is False
-        finishing.open()
-        tid = client.wait_for(finish)
-        assert client.ask("lastTransaction") == tid
-
-    def test_time_in_the_queue_does_not_count(self, serve):
-        server = serve(transaction_timeout=0.5)
-        holder, waiter = voting(server, 2)
-        since = server.served.commit_lock.since
-        assert holder.is_closed()
-        waiter.wait_for(waiter.vote)
-        assert server.served.commit_lock.since >= since + 0.5
-        assert waiter.ask("tpc_finish", 2)
-
-    def test_transaction_that_hangs_in_the_vote_is_aborted_by_its_thread(self, serve):
-        server = serve(transaction_timeout=0.1)
-        voted = server.storage.gate("after tpc_vote")
-        client, other = server.connect(), server.connect()
-        client.begin(1)
-        client.call("vote", 1)
-        voted.wait_until_reached()
-        assert client.is_closed()
-        voted.open()
-        assert other.commit(2)
-        assert server.served.status()["commits"] == 1
-
-    def test_the_rest_of_a_large_transaction_is_not_stored_any_more(self, serve):
-        """The others, who wait for the lock, have waited for long enough."""
-        server = serve(transaction_timeout=0.1)
-        store, stored, gate = server.storage.store, [], Gate()
-
-        def slow(oid, *args):
-            stored.append(oid)
-            if oid == p64(2):
-                gate.stop_here()
-            return store(oid, *args)
-
-        server.storage.store = slow
-        client, other = server.connect(), server.connect()
-        client.begin(1, oids=range(1, 100))
-        client.call("vote", 1)
-        gate.wait_until_reached()
-        assert client.is_closed()
-        gate.open()
-        assert other.commit(2, oids=(200,))
-        assert stored == [p64(1), p64(2), p64(200)]
-
-    def test_either_the_timeout_or_the_finish_wins(self, server):
-        """Both at once, many times: committed and told, or aborted and cut off."""
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(1e-6)
-        outcomes = {"finished": 0, "aborted": 0}
-        try:
-            for id in range(60):
-                self._race(server, id, outcomes)
-        finally:
-            sys.setswitchinterval(interval)
-        assert server.served.status()["commits"] == outcomes["finished"]
-        assert server.connect().commit(1)
-
-    def _race(self, server, id, outcomes):
-        client = server.connect()
-        client.begin(id, oids=(id + 10,))
-        client.ask("vote", id)
-        transaction = server.served.commit_lock._holder
-        start = threading.Barrier(2)
-
-        def expire():
-            start.wait()
-            transaction.expire(0)
-
-        watchdog = threading.Thread(target=expire)
-        watchdog.start()
-        start.wait()
-        for _ in range(id % 20):
-            pass
-        try:
-            tid = client.ask("tpc_finish", id)
-        except Exception:
-            tid = None
-        watchdog.join()
-        assert transaction._state is State.ENDED
-        client.close()
-        if tid is None:
-            with pytest.raises(KeyError):
-                server.storage.getTid(p64(id + 10))
-        else:
-            assert server.storage.getTid(p64(id + 10)) == tid
-        outcomes["finished" if tid else "aborted"] += 1
-
-
-class TestStop:
-    def test_running_finish_ends_and_is_answered(self, serve):
-        server = serve()
-        finishing = server.storage.gate("before tpc_finish")
-        client = server.connect()
-        client.begin(1)
-        client.ask("vote", 1)
-        finish = client.call("tpc_finish", 1)
-        finishing.wait_until_reached()
-        stopper = threading.Thread(target=server.server.stop)
-        stopper.start()
-        session = server.session(client)
-        wait_until(lambda: session._stopping)
-        finishing.open()
-        tid = client.wait_for(finish)
-        stopper.join()
-        assert MappingStorage.lastTransaction(server.storage.reopened()) == tid
-
-    def test_pack_is_waited_for(self, serve):
-        server = serve()
-        client = server.connect()
-        client.commit(1)
-        packing = Gate()
-        original = server.storage.pack
-
-        def pack(*args):
-            packing.stop_here()
-            original(*args)
-
-        server.storage.pack = pack
-        client.call("pack", time.time(), True)
-        packing.wait_until_reached()
-        stopper = threading.Thread(target=server.server.stop)
-        stopper.start()
-        assert client.is_closed()
-        assert server.storage.opened()
-        packing.open()
-        stopper.join()
-        assert not server.storage.opened()
-
-    def test_others_are_aborted_and_nobody_gets_in(self, serve):
-        server = serve()
-        clients = voting(server, 3)
-        server.server.stop()
-        assert all(client.is_closed() for client in clients)
-        with pytest.raises(OSError):
-            RawClient(server.address)
-        assert server.storage.reopened().lastTransaction() == b"\0" * 8
-
-
-class TestCommitLock:
-    def test_hand_over_in_order(self):
-        lock = CommitLock()
-        assert lock.acquire("a") is True
-        assert lock.acquire("b") is False
-        assert lock.acquire("c") is False
-        lock.release("a")
-        assert lock.next() == "b"
-        assert lock.withdraw("b") is False
-        assert lock.withdraw("c") is True
-        lock.release("b")
-        assert lock.acquire("d") is True
-
-    def test_nobody_overtakes(self):
-        lock = CommitLock()
-        lock.acquire("a")
-        lock.acquire("b")
-        lock.release("a")
-        assert lock.acquire("c") is False
-
-    def test_look_tells_who_has_it_and_for_how_long(self):
-        lock = CommitLock()
-        assert lock.look()[:2] == (None, [])
-        lock.acquire("a", 10.0)
-        lock.acquire("b", 11.0)
-        lock.acquire("c", 12.0)
-        assert lock.look()[:2] == (("a", 10.0), [("b", 11.0), ("c", 12.0)])
-        lock.withdraw("c")
-        lock.release("a", 14.0)
-        holder, queue, waits, holds = lock.look()
-        assert (holder, queue) == (("b", 14.0), [])
-        assert (waits.sum, sum(waits.counts)) == (3.0, 2)
-        assert (holds.sum, sum(holds.counts)) == (4.0, 1)
-        lock.release("b", 14.5)
-        assert lock.look()[0] is None
-        assert (holds.sum, lock.look()[3].sum) == (4.0, 4.5)
-
-    def test_close_ends_the_waits(self):
-        lock = CommitLock()
-        ended = []
-        threads = [
-            threading.Thread(target=lambda: ended.append(lock.next())),
-            threading.Thread(target=lambda: ended.append(lock.expired(1000))),
-        ]
-        for thread in threads:
-            thread.start()
-        lock.close()
-        for thread in threads:
-            thread.join()
-        assert ended == [None, None]
 
 
 class TestLateStores:

@@ -30,7 +30,7 @@ class TestReading:
     def test_reads_in_order_from_the_cursor(self):
         assert tids(filled(5).read(2)) == [p64(3), p64(4), p64(5)]
 
-    def test_limit(self):
+    def test_reads_no_more_than_the_limit(self):
         assert tids(filled(5).read(0, limit=2)) == [p64(1), p64(2)]
 
     def test_stops_at_what_is_not_published(self):
@@ -102,7 +102,7 @@ class TestSince:
         assert log.since(p64(4), 0) is None
         assert log.since(p64(5), 0) == (p64(5), [])
 
-    def test_seeded(self):
+    def test_seed_reaches_back_before_the_first_commit(self):
         log = InvalidationLog(p64(5))
         log.seed([(p64(n), [p64(n)]) for n in (2, 3, 4, 5)])
         assert log.since(p64(1), log.end) is None

@@ -182,7 +182,7 @@ def allocated():
 
 
 class TestTransactions:
-    def test_number(self, serve, caplog):
+    def test_more_transactions_than_are_allowed_are_refused(self, serve, caplog):
         server = serve(max_transactions=3)
         with works_before_and_after(server):
             client = server.connect()

@@ -151,6 +151,18 @@ def wrong_in_cache(storage, fresh):
     ]
 
 
+def end_when_told(workers):
+    """Stop and say so, at a line on stdin; at its end, return what was wrong."""
+    sys.stdin.readline()
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.join()
+    print("stopped", flush=True)
+    sys.stdin.read()
+    return [problem for worker in workers for problem in worker.problems]
+
+
 def work(address, first, number, seed):
     logging.disable()  # Lost connections are what this is about.
     lock = threading.Lock()
@@ -168,14 +180,7 @@ def work(address, first, number, seed):
     ]
     for worker in workers:
         worker.start()
-    sys.stdin.readline()
-    for worker in workers:
-        worker.stop()
-    for worker in workers:
-        worker.join()
-    print("stopped", flush=True)
-    sys.stdin.read()
-    problems = [problem for worker in workers for problem in worker.problems]
+    problems = end_when_told(workers)
     fresh = zeolite.client(address)
     problems += wrong_in_cache(db.storage, fresh)
     fresh.close()

@@ -38,20 +38,7 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
     if isinstance(addr, int):
         addr = ("127.0.0.1", addr)
     if isinstance(addr, tuple):
-        if len(addr) != 2 or not (
-            isinstance(addr[0], str | None) and isinstance(addr[1], int)
-        ):
-            raise TypeError(
-                f"an address is a pair of host (str) and port (int), not {addr!r}"
-            )
-        host, port = addr
-        if not 0 < port < 65536:
-            raise ValueError(f"{port} is no port")
-        if host and "/" in host:
-            raise ValueError(f"{host!r} is no host; write its name or IP address")
-        if host and host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        return [(host or "127.0.0.1", port)]
+        return [_pair(addr)]
     if isinstance(addr, str) and "://" in addr:
         raise ValueError(f"{addr!r} is a URL; write (host, port), or a socket's path")
     if isinstance(addr, str) and not addr:
@@ -66,6 +53,24 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
             raise ValueError("there are no Unix sockets on this system")
         return [os.fspath(addr)]
     raise TypeError(f"not an address: {addr!r}")
+
+
+def _pair(addr):
+    """Return a tuple as a pair of host and port.  Raises as `parse` does."""
+    if len(addr) != 2 or not (
+        isinstance(addr[0], str | None) and isinstance(addr[1], int)
+    ):
+        raise TypeError(
+            f"an address is a pair of host (str) and port (int), not {addr!r}"
+        )
+    host, port = addr
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is no port")
+    if host and "/" in host:
+        raise ValueError(f"{host!r} is no host; write its name or IP address")
+    if host and host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return host or "127.0.0.1", port
 
 
 def _is_host(part):

@@ -13,6 +13,7 @@ import os
 import threading
 
 from ..files import open_file
+from ..threads import try_start
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,8 @@ class SizeCheck:
             self._thread = threading.Thread(
                 target=self._run, name="zeolite-blob-check", daemon=True
             )
-            try:
-                self._thread.start()
-            except RuntimeError:  # There are too many threads: another time.
-                self._thread = None
+            if not try_start(self._thread):
+                self._thread = None  # Another time.
 
     def close(self):
         """End the thread, if there is one."""

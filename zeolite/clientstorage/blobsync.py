@@ -22,6 +22,7 @@ import stat
 import threading
 
 from ..files import open_file
+from ..threads import try_start
 from .blobcheck import files_in, unlock
 from .cacheowner import known_boot_id
 
@@ -89,10 +90,8 @@ class DiskSync:
             self._thread = threading.Thread(
                 target=self._run, name="zeolite-blob-sync", daemon=True
             )
-            try:
-                self._thread.start()
-            except RuntimeError:  # There are too many threads: another time.
-                self._thread = None
+            if not try_start(self._thread):
+                self._thread = None  # Another time.
 
     def close(self):
         """Sync what is left, and end the thread."""

@@ -14,6 +14,7 @@ from typing import Any
 from ZODB.POSException import ReadOnlyError
 
 from ..errors import ClientDisconnected, ForkedStorageError, ProtocolError
+from ..threads import try_start
 from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader
@@ -93,7 +94,7 @@ class Link:
 
     def start(self, call, name, args, before=b""):
         """Send `before` and a call, whose reply `call` gets."""
-        self._send(before + self._enter(call, name, args))
+        self._send(before + self._enter(call, messages.encode_call, name, args))
 
     def load(self, oid, tid, on_loaded):
         """Return the `Call` of a `loadBefore`, sharing one that is under way.
@@ -131,8 +132,7 @@ class Link:
         The chunk is in use until the reply.
         """
         call = Call(on_reply)
-        data = self._enter_chunk(call, chunk, size)
-        self._send(data, wait=True)
+        self._send(self._enter(call, chunk.encode, size), wait=True)
         return call
 
     def post(self, data):
@@ -174,23 +174,17 @@ class Link:
         self._outgoing = collections.deque()
         self._channel.after_fork()
 
-    def _enter(self, call, name, args):
-        """Enter a call into the table; return what is to be sent."""
+    def _enter(self, call, encode, *args):
+        """Enter a call into the table; return what is to be sent.
+
+        `encode(message_id, *args)` makes that.
+        """
         with self._lock:
             if self._lost is None:
                 message_id = next(self._ids)
-                data = messages.encode_call(message_id, name, args)
+                data = encode(message_id, *args)
                 self._calls[message_id] = call
                 return data
-        call.fail(self._lost)
-        return b""
-
-    def _enter_chunk(self, call, chunk, size):
-        with self._lock:
-            if self._lost is None:
-                message_id = next(self._ids)
-                self._calls[message_id] = call
-                return chunk.encode(message_id, size)
         call.fail(self._lost)
         return b""
 
@@ -293,14 +287,14 @@ class Link:
         self._silences = 0
         self._posts_before = self._posts
         self._probe = Call()
-        data = _KEEP_ALIVE + self._enter(self._probe, "ping", ())
+        ping = self._enter(self._probe, messages.encode_call, "ping", ())
+        data = _KEEP_ALIVE + ping
         # Sending may have to wait, and the reader thread must not.
-        try:
-            threading.Thread(
-                target=self._send, args=(data,), name="zeolite-probe", daemon=True
-            ).start()
-        except RuntimeError:  # There are too many threads: another time.
-            self._probe = None
+        sender = threading.Thread(
+            target=self._send, args=(data,), name="zeolite-probe", daemon=True
+        )
+        if not try_start(sender):
+            self._probe = None  # Another time.
 
     def _may_take_long(self):
         """Whether the server has much to do, or to receive, before it answers."""

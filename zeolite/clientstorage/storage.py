@@ -352,10 +352,9 @@ class ClientStorage(Reading, Committing):
 
     def _blob(self, find, oid, serial, *args):
         """Call a method of the directory: anew if this has left the server meanwhile."""
-        progress = self._progress("download", oid, None)
-
         check_id("oid", oid)
         check_id("serial", serial)
+        progress = self._progress("download", oid, None)
 
         def connect():
             nonlocal link

@@ -4,6 +4,7 @@ import argparse
 import threading
 import time
 
+from ..arguments import USAGE
 from ..errors import ClientDisconnected
 from ..wire.channel import format_address
 from . import FAILED, complain, servers, statussource
@@ -64,7 +65,7 @@ def run(arguments):
     """Return the exit status."""
     if arguments.all and arguments.storage:
         complain("--all and --storage contradict each other")
-        return 2
+        return USAGE
     access = servers.Access(arguments)
     for address, _ in arguments.addresses:
         access.check(address)

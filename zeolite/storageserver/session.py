@@ -298,8 +298,8 @@ class Session:
             report_slow_call(self, "loadBefore", (oid, tid), seconds)
         if times is not None:
             times.observe(seconds)
+        # What is due behind it, the next call or `rest` finds.
         self.delivery.gather(answer)
-        self.delivery.catch_up()
 
     def _handle(self, message_id, flag, name, args):
         if name == messages.REPLY and message_id == messages.KEEP_ALIVE:

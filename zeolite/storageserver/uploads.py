@@ -21,6 +21,7 @@ import time
 from ZODB.POSException import StorageError
 
 from ..files import write_all
+from ..threads import try_start
 from . import blobs
 from .kepterrors import kept
 
@@ -86,9 +87,7 @@ class Upload:
 
     def _start(self):
         writer = threading.Thread(target=self._run, name="zeolite-upload", daemon=True)
-        try:
-            writer.start()
-        except RuntimeError:  # There are too many threads.
+        if not try_start(writer):
             return False
         self._writer = writer
         return True
