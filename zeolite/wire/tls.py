@@ -19,12 +19,17 @@ import time
 
 from .channel import RECEIVE_SIZE, ConnectionLost, PeerSilent, PlainChannel
 from .tlserrors import TLSFailed, explain
+from .tlsrecords import (
+    BEGINNING,
+    NOT_TLS,
+    RecordEnds,
+    check_hello,
+    is_tls,
+    name_in_certificates,
+)
 
 #: The most bytes that TLS puts into one record.
 RECORD_SIZE = 16 * 1024
-
-#: A record begins with a type, a version, and its size in two bytes.
-_HEADER_SIZE = 5
 
 #: Bytes that are encrypted before the kernel has taken the ones before.
 _AHEAD = 64 * 1024
@@ -35,16 +40,6 @@ _AT_ONCE = 128 * 1024
 #: Encrypted bytes that may wait for a peer that takes nothing while it is received
 #: from: what may be encrypted ahead, and answers that OpenSSL gives by itself.
 _MOST_UNSENT = 256 * 1024
-
-#: What a TLS connection begins with, and what it may be answered with: types of
-#: records.
-_HANDSHAKE, _ALERT = 0x16, 0x15
-
-#: Where the first message says how many bytes it has, and how many these may be.
-_HELLO_SIZE, _LARGEST_HELLO = slice(6, 9), 16 * 1024
-
-#: An alert, "protocol version", for peers that have sent something else than TLS.
-_NOT_TLS = b"\x15\x03\x01\x00\x02\x02\x46"
 
 
 class TLSChannel(PlainChannel):
@@ -73,7 +68,7 @@ class TLSChannel(PlainChannel):
     ):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         if server_hostname is not None:
-            server_hostname = _in_certificates(server_hostname)
+            server_hostname = name_in_certificates(server_hostname)
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side, server_hostname
         )
@@ -94,9 +89,7 @@ class TLSChannel(PlainChannel):
         # Whether there may be something to return before anything is received: what
         # came with the end of the handshake, and the end.  The receiving thread's.
         self._has_more = True
-        # Of a record that has not arrived whole: what there is of its header, or how
-        # many bytes it lacks.  The receiving thread's.
-        self._header, self._missing = b"", 0
+        self._ends = RecordEnds()  # The receiving thread's.
         super().__init__(sock, stall_timeout, keep_alive)
 
     # The handshake.
@@ -120,12 +113,12 @@ class TLSChannel(PlainChannel):
                 ) from None
             if not received:
                 raise self._gone(is_first=not beginning)
-            if len(beginning) < _HELLO_SIZE.stop:
+            if len(beginning) < BEGINNING:
                 beginning += received
                 self._check_beginning(beginning)
             with self._lock:
                 self._incoming.write(received)
-            self._find_end(received)
+            self._ends.feed(received)
         self._finish_handshaking(deadline)
 
     def _gone(self, is_first):
@@ -162,19 +155,9 @@ class TLSChannel(PlainChannel):
                 raise PeerSilent("it did not take in time what is needed for TLS")
 
     def _check_beginning(self, received):
-        """Raise `TLSFailed` if the peer's first bytes are no TLS, or the first of much.
-
-        OpenSSL reserves what the hello says that it needs, for any stranger.
-        """
-        if received[0] == _ALERT:
-            return
-        if received[0] == _HANDSHAKE:
-            size = int.from_bytes(received[_HELLO_SIZE], "big")
-            if len(received) >= _HELLO_SIZE.stop and size > _LARGEST_HELLO:
-                raise TLSFailed(
-                    f"its first message has {size} bytes, where {_LARGEST_HELLO} are "
-                    "allowed"
-                )
+        """Raise `TLSFailed` if the peer's first bytes are no TLS, or the first of much."""
+        if is_tls(received):
+            check_hello(received)
             return
         if self._peer == "server":
             raise TLSFailed(
@@ -182,7 +165,7 @@ class TLSChannel(PlainChannel):
                 "the server with an ssl section"
             )
         with contextlib.suppress(ConnectionLost):
-            self._send_now(_NOT_TLS)
+            self._send_now(NOT_TLS)
         said = ascii(received[:12])[1:]
         raise TLSFailed(
             f"it does not speak TLS, which is wanted here, but said {said}; configure "
@@ -200,7 +183,7 @@ class TLSChannel(PlainChannel):
         data = self._take(b"") if self._has_more else None
         while data is None:
             until = deadline
-            if until is None and (self._missing or self._header):
+            if until is None and self._ends.is_inside:
                 until = time.monotonic() + self._stall_timeout
             received = super().receive(until)
             # OpenSSL is not told of the end, so that sending may go on.
@@ -272,19 +255,20 @@ class TLSChannel(PlainChannel):
                     raise ssl.SSLZeroReturnError
                 if not (pieces or self._incoming.pending):
                     # What is usual: it is one record, whole.
-                    self._header, self._missing = b"", 0
+                    if self._ends.is_inside:
+                        self._ends.end()
                     return piece
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
         except ssl.SSLError as error:
             self._note_end(error)
-        self._find_end(received)
+        self._ends.feed(received)
         return b"".join(pieces)
 
     def _decrypt_into(self, room, received):
         """Like `_decrypt`; return how many bytes are in `room` now, until it is full."""
-        self._find_end(received)
+        self._ends.feed(received)
         done = 0
         try:
             while done < len(room):
@@ -304,14 +288,6 @@ class TLSChannel(PlainChannel):
         self._is_over = True
         if not isinstance(error, ssl.SSLZeroReturnError):
             self._failure = self._failed(error)
-
-    def _find_end(self, received):
-        """Find out whether the last record of what was received has arrived whole."""
-        data, at = self._header + received if self._header else received, self._missing
-        while at + _HEADER_SIZE <= len(data):
-            size = int.from_bytes(data[at + 3 : at + _HEADER_SIZE], "big")
-            at += _HEADER_SIZE + size
-        self._header, self._missing = bytes(data[at:]), max(0, at - len(data))
 
     def _flush_quietly(self):
         """Send what receiving brought about, unless somebody is sending and will."""
@@ -433,13 +409,3 @@ class TLSChannel(PlainChannel):
 
     def _failed(self, error):
         return TLSFailed(explain(error, self._peer))
-
-
-def _in_certificates(host):
-    """Return how certificates have a host's name or address.
-
-    They know neither IPv6 zones nor the dot that ends a name which is complete.
-    """
-    if "\0" in host:
-        raise ValueError(f"{host!a} is no host name")
-    return host.partition("%")[0].removesuffix(".")
