@@ -67,10 +67,10 @@ class ProgressLine:
         columns = shutil.get_terminal_size().columns
         self._write(plain(text)[: max(1, columns - 1)])
 
-    def show_part(self, label, done, total, is_last=False):
+    def show_part(self, label, done, total):
         """Show how many bytes are done of about `total`, rarely enough."""
         now = time.monotonic()
-        if not self.is_shown or (now < self._next and not is_last):
+        if not self.is_shown or now < self._next:
             return
         self._next = now + TICK
         self.show(f"{label} {bar(done, total, now - self.start)}")
