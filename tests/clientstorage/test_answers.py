@@ -17,6 +17,18 @@ def connected(connect):
     return connect()
 
 
+def lost_in_finish(fake, storage, script):
+    """Lose the connection in a `tpc_finish`; return it and the script of the next one,
+    where the client has begun to look.
+    """
+    finish = Background(storage.tpc_finish, voted(storage, script))
+    script.expect("tpc_finish")
+    script.close()
+    script = fake.accept()
+    script.expect("tpc_begin")
+    return finish, script
+
+
 #: method and arguments -> the call that it makes, and answers that are wrong.
 WRONG = {
     ("loadSerial", OID, ID): ("loadSerial", [None, "text", 1]),
@@ -178,12 +190,7 @@ class TestCommitting:
     )
     def test_a_commit_that_nobody_tells_of_is_in_doubt(self, fake, connected, history):
         storage, script = connected
-        transaction = voted(storage, script)
-        finish = Background(storage.tpc_finish, transaction)
-        script.expect("tpc_finish")
-        script.close()
-        script = fake.accept()
-        script.expect("tpc_begin")
+        finish, script = lost_in_finish(fake, storage, script)
         script.answer("vote", [])
         script.answer("tpc_abort", None)
         if len(history) == 1:
@@ -201,12 +208,7 @@ class TestCommitting:
         self, fake, connected, error
     ):
         storage, script = connected
-        transaction = voted(storage, script)
-        finish = Background(storage.tpc_finish, transaction)
-        script.expect("tpc_finish")
-        script.close()
-        script = fake.accept()
-        script.expect("tpc_begin")
+        finish, script = lost_in_finish(fake, storage, script)
         script.fail(script.expect("vote")[0], error, ())
         script.answer("tpc_abort", None)
         # A conflict would be tried again, and maybe done twice.

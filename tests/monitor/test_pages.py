@@ -148,12 +148,12 @@ class TestPage:
             for path in package.rglob("*"):
                 if path.suffix in (".py", ".html", ".xml"):
                     zipped.write(path, f"app/zeolite/{path.relative_to(package)}")
+        port = free_port()
         script = (
             "import urllib.request; from app import zeolite; "
-            "_, stop = zeolite.server(monitor_address=0); "
-            "host, port = stop.__self__.monitor_address; "
+            f"_, stop = zeolite.server(monitor_address={port}); "
             "print(zeolite.__file__, urllib.request.urlopen("
-            "f'http://{host}:{port}/').read()[:15]); stop()"
+            f"'http://127.0.0.1:{port}/').read()[:15]); stop()"
         )
         output = subprocess.check_output(
             [sys.executable, "-c", script],
@@ -192,12 +192,15 @@ class TestAddress:
             {"monitor_address": "localhost:0"},
             {"zeo_conf": {"monitor-address": 0}},
         ):
+            caplog.clear()
             _, stop = zeolite.server(**settings)
-            address = stop.__self__.monitor_address
-            assert get(address, "/healthz") == (200, "ok\n")
+            host, port = re.search(
+                r"monitor at http://([\d.]+):(\d+)/", caplog.text
+            ).groups()
+            assert host == "127.0.0.1"
+            assert get((host, int(port)), "/healthz") == (200, "ok\n")
             stop()
-            assert f"monitor at http://127.0.0.1:{address[1]}/" in caplog.text
-        assert "all interfaces" not in caplog.text
+            assert "all interfaces" not in caplog.text
 
     def test_given_twice(self):
         with pytest.raises(ConfigurationError, match="as well"):
@@ -211,8 +214,8 @@ class TestAddress:
             assert "the monitor listens on all interfaces" in caplog.text
 
     def test_that_is_taken_leaves_the_storage_usable(self, tmp_path):
-        _, stop = zeolite.server(monitor_address=0)
-        taken = stop.__self__.monitor_address
+        taken = "127.0.0.1", free_port()
+        _, stop = zeolite.server(monitor_address=taken)
         path = str(tmp_path / "Data.fs")
         for _ in range(2):
             with pytest.raises(ConfigurationError, match="the monitor cannot listen"):
@@ -243,8 +246,8 @@ def test_process_with_a_monitor(tmp_path):
 
 
 def test_taken_port_is_one_line_and_status_2(tmp_path):
-    _, stop = zeolite.server(monitor_address=0)
-    port = stop.__self__.monitor_address[1]
+    port = free_port()
+    _, stop = zeolite.server(monitor_address=port)
     (tmp_path / "zeolite.conf").write_text(FILE % port)
     result = subprocess.run(
         [sys.executable, "-m", "zeolite"],
