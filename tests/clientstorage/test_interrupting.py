@@ -218,7 +218,7 @@ class TestStorage:
         path.write_bytes(b"blob")
         storage.tpc_begin(txn)
         with monkeypatch.context() as patch:
-            patch.setattr(Link, "_enter_chunk", raise_interrupt)
+            patch.setattr(Link, "_enter", raise_interrupt)
             with pytest.raises(KeyboardInterrupt):
                 storage.storeBlob(OID, None, b"data", str(path), "", txn)
         assert uploads._pieces == sum(pieces for *_, pieces in uploads._sent)
