@@ -153,8 +153,6 @@ def server(
     """
     from . import adhoc
     from .errors import ConfigurationError
-    from .storageserver.server import StorageServer
-    from .wire.channel import format_address
 
     options, settings, address = adhoc.server_settings(zeo_conf)
     if address is None:
@@ -169,20 +167,7 @@ def server(
     server_log = adhoc.ServerLog(log)
     try:
         storages = adhoc.open_storages(path, blob_dir, storage_conf)
-        try:
-            running = StorageServer(address, storages, options, tls)
-        except OSError as error:
-            adhoc.close_storages(storages)
-            where = format_address(address)
-            raise OSError(error.errno, f"{error.strerror}: {where}") from error
-        except BaseException:
-            adhoc.close_storages(storages)
-            raise
-        try:
-            running.start()
-        except BaseException:
-            running.stop()
-            raise
+        running = adhoc.start(address, storages, options, tls)
     except BaseException:
         server_log.close()
         raise

@@ -1,4 +1,4 @@
-"""What `zeolite.server()` takes: from its arguments to what they stand for."""
+"""What `zeolite.server()` does: from its arguments to a server that runs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from .datatypes import monitor_address
 from .errors import ConfigurationError
 from .storageserver.logs import FORMAT, OneLineFormatter
 from .storageserver.options import ServerOptions
+from .storageserver.server import StorageServer
+from .wire.channel import format_address
 from .wire.tlssettings import TLSSettings
 
 #: The name of a storage that is nobody's.
@@ -200,15 +202,42 @@ def _open_sections(sections):
         for name, section in sections.items():
             storages[name] = section.open()
     except BaseException:
-        close_storages(storages)
+        _close(storages)
         raise
     return storages
 
 
-def close_storages(storages: Mapping[str, Any]) -> None:
+def _close(storages):
     """Close the storages of a server that has not come about."""
     for storage in storages.values():
         storage.close()
+
+
+def start(
+    address: tuple[str, int] | str,
+    storages: Mapping[str, Any],
+    options: ServerOptions,
+    tls: ssl.SSLContext | None,
+) -> StorageServer:
+    """Return a running server.
+
+    Closes the storages if that fails, and raises what that raises; where the address
+    cannot be had, an `OSError` that names it.
+    """
+    try:
+        running = StorageServer(address, storages, options, tls)
+    except BaseException as error:
+        _close(storages)
+        if isinstance(error, OSError):
+            where = format_address(address)
+            raise OSError(error.errno, f"{error.strerror}: {where}") from error
+        raise
+    try:
+        running.start()
+    except BaseException:
+        running.stop()
+        raise
+    return running
 
 
 def _file_path(name, value):

@@ -262,6 +262,14 @@ class TestShared:
         path = os.path.dirname(storage.temporaryDirectory())
         return [name for _, _, names in os.walk(path) for name in names]
 
+    def begin_to_vote(self, storage, script):
+        """Return a transaction, its vote on a stock server, and the file's name there."""
+        txn = begin(storage)
+        store(storage, txn, b"content")
+        voting = Background(storage.tpc_vote, txn)
+        script.expect("tpc_begin")
+        return txn, voting, script.expect("storeBlobShared")[1][3]
+
     def test_file_moves_when_the_server_knows_of_it(self, connect_shared):
         storage, script = connect_shared(is_zeolite=True)
         txn = begin(storage)
@@ -283,11 +291,7 @@ class TestShared:
     ):
         """Over a network file system, for instance."""
         storage, script = connect_shared(is_zeolite=False)
-        txn = begin(storage)
-        store(storage, txn, b"content")
-        voting = Background(storage.tpc_vote, txn)
-        script.expect("tpc_begin")
-        script.expect("storeBlobShared")
+        txn, voting, _ = self.begin_to_vote(storage, script)
         script.answer("vote", [])
         voting.result()
 
@@ -302,11 +306,7 @@ class TestShared:
 
     def test_stock_server_finds_it_beside_the_blob(self, connect_shared):
         storage, script = connect_shared(is_zeolite=False)
-        txn = begin(storage)
-        store(storage, txn, b"content")
-        voting = Background(storage.tpc_vote, txn)
-        script.expect("tpc_begin")
-        name = script.expect("storeBlobShared")[1][3]
+        _, voting, name = self.begin_to_vote(storage, script)
         assert name in os.listdir(storage.fshelper.getPathForOID(OID))
         script.answer("vote", [])
         voting.result()

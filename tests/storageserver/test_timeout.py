@@ -13,7 +13,7 @@ from tests.support.rawclient import RawClient
 from tests.support.waiting import wait_until
 from zeolite.storageserver.commit import State
 
-from .voting import voting
+from .voting import finishing, voting
 
 
 class TestTimeout:
@@ -27,16 +27,11 @@ class TestTimeout:
 
     def test_finishing_transaction_is_never_aborted(self, serve):
         server = serve(transaction_timeout=0.1)
-        finishing = server.storage.gate("before tpc_finish")
-        client = server.connect()
-        client.begin(1)
-        client.ask("vote", 1)
-        finish = client.call("tpc_finish", 1)
-        finishing.wait_until_reached()
+        client, finish, gate = finishing(server)
         holder = server.served.commit_lock._holder
         wait_until(lambda: time.monotonic() - server.served.commit_lock.since > 0.3)
         assert holder.abort("the test wants it") is False
-        finishing.open()
+        gate.open()
         tid = client.wait_for(finish)
         assert client.ask("lastTransaction") == tid
 
@@ -129,17 +124,12 @@ class TestTimeout:
 class TestStop:
     def test_running_finish_ends_and_is_answered(self, serve):
         server = serve()
-        finishing = server.storage.gate("before tpc_finish")
-        client = server.connect()
-        client.begin(1)
-        client.ask("vote", 1)
-        finish = client.call("tpc_finish", 1)
-        finishing.wait_until_reached()
+        client, finish, gate = finishing(server)
         stopper = threading.Thread(target=server.server.stop)
         stopper.start()
         session = server.session(client)
         wait_until(lambda: session._stopping)
-        finishing.open()
+        gate.open()
         tid = client.wait_for(finish)
         stopper.join()
         assert MappingStorage.lastTransaction(server.storage.reopened()) == tid

@@ -1,6 +1,17 @@
-"""Clients that vote, one after the other."""
+"""Clients that vote, one after the other, and one that finishes."""
 
 from tests.support.waiting import wait_until
+
+
+def finishing(server):
+    """Return a client, the id of its `tpc_finish`, and the gate where that stops."""
+    gate = server.storage.gate("before tpc_finish")
+    client = server.connect()
+    client.begin(1)
+    client.ask("vote", 1)
+    finish = client.call("tpc_finish", 1)
+    gate.wait_until_reached()
+    return client, finish, gate
 
 
 def voting(server, count, first=1):

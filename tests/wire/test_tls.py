@@ -107,6 +107,14 @@ class TestRecords:
 class TestReceivingInto:
     """A buffer for a part of a message; it holds encrypted bytes for a while."""
 
+    def arrives_whole(self, channel, peer, records, data):
+        sender = threading.Thread(target=peer.socket.sendall, args=(records,))
+        sender.start()
+        room = bytearray(len(data))
+        assert channel.receive_into(memoryview(room), 20) == len(data)
+        assert room == data
+        sender.join()
+
     def test_behind_what_came_with_the_handshake(self, channel_and_peer):
         channel, peer = channel_and_peer
         peer.socket.sendall(peer.records(b"one"))
@@ -133,12 +141,7 @@ class TestReceivingInto:
         pieces = [DATA[at : at + size] for at in range(0, 300 * size, size)]
         data = b"".join(pieces)
         records = [peer.records(piece) for piece in pieces]
-        sender = threading.Thread(target=peer.socket.sendall, args=(b"".join(records),))
-        sender.start()
-        room = bytearray(len(data))
-        assert channel.receive_into(memoryview(room), 20) == len(data)
-        assert room == data
-        sender.join()
+        self.arrives_whole(channel, peer, b"".join(records), data)
 
     def test_no_more_is_waited_for_than_there_must_be(self, channel_and_peer):
         """The beginning of its first record has been received before."""
@@ -148,12 +151,7 @@ class TestReceivingInto:
             *[data[a : a + 16384] for a in range(0, len(data), 16384)]
         )
         assert channel._take(records[:16000]) is None
-        sender = threading.Thread(target=peer.socket.sendall, args=(records[16000:],))
-        sender.start()
-        room = bytearray(len(data))
-        assert channel.receive_into(memoryview(room), 20) == len(data)
-        assert room == data
-        sender.join()
+        self.arrives_whole(channel, peer, records[16000:], data)
 
     def test_failure_comes_after_what_there_is_before_it(self, channel_and_peer):
         channel, peer = channel_and_peer

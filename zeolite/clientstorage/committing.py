@@ -18,6 +18,7 @@ from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import ReadOnlyError, StorageTransactionError, Unsupported
 
 from ..errors import ClientDisconnected, CommitInDoubt, ForkedStorageError
+from ..wire.text import text_of
 from . import transfer
 from .answers import are_new_oids, checked
 from .arguments import check_bytes, check_id, check_oid
@@ -330,7 +331,7 @@ class Committing(ConflictResolvingStorage):
         except Exception as why:
             # Whatever it is, a server that is read-only by now for instance: it
             # does not say that nothing was committed.
-            reason = str(why) or type(why).__name__
+            reason = text_of(why)
             raise CommitInDoubt(
                 f"{error}; it may have been committed: {reason}"
             ) from why
