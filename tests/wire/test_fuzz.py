@@ -110,6 +110,10 @@ def test_the_short_way_says_what_the_pickle_says(rng, damaged):
     if load is not None:
         message_id, *args = load
         assert messages._load_call(data) == (message_id, 0, "loadBefore", tuple(args))
+    loaded = packed.unpack_loaded(data)
+    if loaded is not None:
+        message_id, found = loaded
+        assert messages._load_reply(data) == (message_id, 0, ".reply", found)
     for unpack in (packed.unpack_call, packed.unpack_reply):
         message = unpack(data)
         if message is not None:

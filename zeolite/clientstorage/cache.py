@@ -243,7 +243,7 @@ class ClientCache:
             if self._map is None or self._known(oid, start, end):
                 return
             self._stores += 1
-            waiting = self._put(cacheformat.record(oid, start, end, data))
+            waiting = self._put(oid, start, end or z64, data)
             if waiting:
                 self._move(waiting)
             if self._stores % _SHOW == 0:
@@ -333,11 +333,12 @@ class ClientCache:
             moves -= 1
             self._moves += 1
             self._evictions -= 1
-            waiting += self._put(record)
+            _, oid, start, end = FOR_ALL.unpack_from(record)
+            waiting += self._put(oid, start, end, record[RECORD_HEADER:])
 
-    def _put(self, record):
+    def _put(self, oid, start, end, data):
         """Write a record; return those that had to go and were read since."""
-        file, space = self._file, cacheformat.aligned(len(record))
+        file, space = self._file, cacheformat.aligned(RECORD_HEADER + len(data))
         head, removed = file.head, []
         if head + space > self._size:
             # A record never wraps around the end.
@@ -345,11 +346,14 @@ class ClientCache:
             head = START
         behind = head + space
         stop = self._free(head, behind, removed)
-        file.write(head, record, behind, stop)
+        file.write(head, cacheformat.record(oid, start, end, data), behind, stop)
         file.head = behind if behind < self._size else START
         self._read[head >> _NOTE_SHIFT] = 0
         try:
-            self._enter(record, head)
+            if end == z64:
+                self._current[_number(oid)[0]] = head
+            else:
+                self._earlier.insert(_key(oid, start, head))
         except BaseException:
             # Nobody would end it, and in the file it would be there for ever.
             file.free(head, behind)
@@ -357,13 +361,6 @@ class ClientCache:
         self._count += 1
         self._bytes += space
         return removed
-
-    def _enter(self, record, position):
-        oid, end = record[8:16], record[24:32]
-        if end == z64:
-            self._current[_number(oid)[0]] = position
-        else:
-            self._earlier.insert(_key(oid, record[16:24], position))
 
     def _free(self, position, limit, removed):
         """Make one free block up to `limit` at least; return where it ends.

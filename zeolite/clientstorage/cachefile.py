@@ -124,9 +124,10 @@ class CacheFile:
     def write(self, position, record, behind, stop):
         """Write a record, up to `behind`, into a free block that ends at `stop`."""
         self.free(behind, stop)
-        beginning = position + ALIGNMENT
-        self.map[beginning : position + len(record)] = record[ALIGNMENT:]
-        self.map[position:beginning] = record[:ALIGNMENT]
+        first, rest, data = record
+        place = position + ALIGNMENT
+        self.map[place : position + cacheformat.RECORD_HEADER + len(data)] = rest + data
+        self.map[position:place] = first
 
     def end(self, position, oid, start, end):
         """Write the end tid of a record."""

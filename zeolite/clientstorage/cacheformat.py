@@ -69,6 +69,7 @@ FORGOTTEN = b"\xff" * 8
 
 _BEGINNING = struct.Struct(">IIQ")
 _HEADER = struct.Struct(">II8s8s8sI")
+_FIRST, _REST = struct.Struct(">II8s"), struct.Struct(">16sI")
 _MIDDLE = struct.Struct(">I8s8s")
 _FREE = struct.Struct(">IQ")
 _U32 = struct.Struct(">I")
@@ -182,11 +183,18 @@ def aligned(size):
 
 
 def record(oid, start, end, data):
-    """Return a record (bytes); `end` is None for a current revision."""
-    size, end = RECORD_HEADER + len(data), end or z64
+    """Return a record as three pieces (bytes), the first of which is written last.
+
+    `end` is zeros for a current revision.
+    """
+    size = RECORD_HEADER + len(data)
     check = crc32(data, crc32(_MIDDLE.pack(size, oid, start)))
-    seal = crc32(oid + start + end)
-    return _HEADER.pack(check, size, oid, start, end, seal) + data
+    tids = start + end
+    return (
+        _FIRST.pack(check, size, oid),
+        _REST.pack(tids, crc32(oid + tids)),
+        data,
+    )
 
 
 def ending(oid, start, end):

@@ -232,8 +232,8 @@ class Connection:
             deadline = deadline_in(GREETING_TIMEOUT)
             return link.ask(name, *args, deadline=deadline, take=take)
 
-        def take(message):
-            hear(link, self._owner, message, early)
+        def take(name, args):
+            hear(link, self._owner, name, args, early)
 
         if self._label:
             link.post(messages.encode_one_way("set_client_label", (self._label,)))
@@ -278,11 +278,12 @@ class Connection:
     def _read(self, link):
         while True:
             try:
-                message = link.receive()
+                said = link.receive()
             except PeerSilent:
                 link.probe()
             else:
-                hear(link, self._owner, message)
+                if said is not None:
+                    hear(link, self._owner, *said)
 
     def _failed(self, address, error):
         if not isinstance(error, _EXPECTED):

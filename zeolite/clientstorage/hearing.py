@@ -1,27 +1,23 @@
-"""What a server says once it has registered a client: its replies and its calls.
+"""What a server says by itself once it has registered a client: its calls.
 
 All of it is checked here before it takes effect.  The reader thread hears it, in the
 order in which it arrived.
 """
 
 from ..errors import ProtocolError
-from ..wire import messages
 from ..wire.packed import is_id
 
 #: What servers call when they send a blob, and how many arguments it has.
 _BLOB_CALLS = {"receiveBlobStart": 2, "receiveBlobChunk": 3, "receiveBlobStop": 2}
 
 
-def hear(link, owner, message, early=None):
-    """Do what a message of the `link` says; `owner` is that of its `Connection`.
+def hear(link, owner, name, args, early=None):
+    """Do what a call that came over `link` says; `owner` is its `Connection`'s.
 
     While the owner is not up to date yet, the list `early` gets the arguments of
     invalidations.  Raises `ProtocolError` for what makes no sense.
     """
-    message_id, flag, name, args = message
-    if name == messages.REPLY:
-        link.reply(message_id, flag, args)
-    elif name == "invalidateTransaction" and _is_invalidation(args):
+    if name == "invalidateTransaction" and _is_invalidation(args):
         if early is None:
             owner.invalidated(*args)
         else:

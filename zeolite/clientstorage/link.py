@@ -250,16 +250,16 @@ class Link:
         call = self.call(name, args)
         while not call.is_done:
             try:
-                message = self.receive(deadline)
+                said = self.receive(deadline)
             except PeerSilent:
                 raise ConnectionLost(f"it did not answer {name!r} in time") from None
-            message_id, flag, said, result = message
-            if said == messages.REPLY:
-                self.reply(message_id, flag, result)
-            elif take is not None:
-                take(message)
-            else:
-                raise ProtocolError(f"the server's call of {said[:50]!a} is too early")
+            if said is None:
+                continue
+            if take is None:
+                raise ProtocolError(
+                    f"the server's call of {said[0][:50]!a} is too early"
+                )
+            take(*said)
         try:
             return call.wait()
         except (ReadOnlyError, ValueError, ClientDisconnected):
@@ -307,24 +307,40 @@ class Link:
             )
 
     def receive(self, deadline=None):
-        """Return the next message, a reply or a call of the server's.
+        """Hand the next message to whoever waits for it, if it is a reply.
 
+        Otherwise return it, a call of the server's: its name and arguments.
         Raises `ConnectionLost` and `ProtocolError`.
         """
-        return messages.decode_reply(self._next_frame(deadline))
+        data = self._next_frame(deadline)
+        loaded = messages.decode_loaded(data)
+        if loaded is not None:
+            message_id, found = loaded
+            self._leave(message_id).succeed(found)
+            return None
+        message_id, flag, name, args = messages.decode_reply(data)
+        if name != messages.REPLY:
+            return name, args
+        self.reply(message_id, flag, args)
+        return None
 
     def reply(self, message_id, flag, result):
         """Hand a reply to whoever waits for it."""
-        with self._lock:
-            call = self._calls.pop(message_id, None)
-            if call is not None and call.key is not None:
-                del self._loads[call.key]
-        if call is None:
-            raise ProtocolError("a reply to no call")
+        call = self._leave(message_id)
         if messages.is_error(flag, result):
             call.refuse(messages.rebuild_error(flag, result))
         else:
             call.succeed(result)
+
+    def _leave(self, message_id):
+        """Take a call out of the table and return it."""
+        with self._lock:
+            call = self._calls.pop(message_id, None)
+            if call is None:
+                raise ProtocolError("a reply to no call")
+            if call.key is not None:
+                del self._loads[call.key]
+        return call
 
     def lose(self, reason):
         """Fail all calls: the connection is no more."""

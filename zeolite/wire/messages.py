@@ -248,6 +248,9 @@ def plain_only(value):
 #: Returns (message id, oid, tid) if bytes are a call of `loadBefore`, or None.
 decode_load = packed.unpack_load
 
+#: Returns (message id, found) if bytes are the reply to one that found something.
+decode_loaded = packed.unpack_loaded
+
 
 def decode_call(data):
     """Return the message in `data` (bytes), which a client sent.

@@ -238,8 +238,10 @@ _REPLY = struct.Struct(f"<4si{len(_REPLY_NAME)}s")
 _REPLY_AT = _REPLY.size
 _LOADED = struct.Struct(f"<4si{len(_REPLY_NAME) + 1}sI")
 _LOADED_NAME = _REPLY_NAME + b"B"
-_LOADED_CURRENT = b"N\x87t."
-_LOADED_END = b"\x87t."
+_CURRENT = struct.Struct("2s8s4s")
+_CURRENT_END = b"N\x87t."
+_EARLIER = struct.Struct("2s8s2s8s3s")
+_EARLIER_END = b"\x87t."
 _END = b"t."
 
 
@@ -248,15 +250,12 @@ def pack_loaded(message_id, found):
     if found is None or not _is_number(message_id):
         return None
     data, start, end = found
-    return b"".join(
-        (
-            _LOADED.pack(_START, message_id, _LOADED_NAME, len(data)),
-            data,
-            _BYTES_8,
-            start,
-            _LOADED_CURRENT if end is None else _BYTES_8 + end + _LOADED_END,
-        )
-    )
+    head = _LOADED.pack(_START, message_id, _LOADED_NAME, len(data))
+    if end is None:
+        tail = _CURRENT.pack(_BYTES_8, start, _CURRENT_END)
+    else:
+        tail = _EARLIER.pack(_BYTES_8, start, _BYTES_8, end, _EARLIER_END)
+    return b"".join((head, data, tail))
 
 
 def pack_reply(message_id, result):
@@ -274,26 +273,31 @@ def pack_reply(message_id, result):
     return _REPLY.pack(_START, message_id, _REPLY_NAME) + tail
 
 
-def unpack_reply(data):
-    """Return the message if `data` (bytes) is one of these replies, or `info`."""
+def unpack_loaded(data):
+    """Return (message id, found) if `data` (bytes) is the reply to a `loadBefore`."""
     if len(data) < _LOADED.size:
-        return _unpack_small(data, len(data))
+        return None
     start, message_id, name, size = _LOADED.unpack_from(data)
-    if name != _LOADED_NAME:
-        if len(data) == _INFO.size:
-            return _unpack_info(data)
-        return _unpack_small(data, len(data))
-    tail = data[_LOADED.size + size :]
-    if start != _START or tail[:2] != _BYTES_8:
+    if name != _LOADED_NAME or start != _START:
         return None
-    if tail[10:] == _LOADED_CURRENT:
-        end_tid = None
-    elif tail[10:12] == _BYTES_8 and tail[20:] == _LOADED_END:
-        end_tid = tail[12:20]
-    else:
-        return None
-    found = data[_LOADED.size : _LOADED.size + size], tail[2:10], end_tid
-    return message_id, 0, ".reply", found
+    stop = _LOADED.size + size
+    left = len(data) - stop
+    if left == _CURRENT.size:
+        mark, tid, end = _CURRENT.unpack_from(data, stop)
+        if mark == _BYTES_8 and end == _CURRENT_END:
+            return message_id, (data[_LOADED.size : stop], tid, None)
+    elif left == _EARLIER.size:
+        mark, tid, mark_2, next_tid, end = _EARLIER.unpack_from(data, stop)
+        if mark == mark_2 == _BYTES_8 and end == _EARLIER_END:
+            return message_id, (data[_LOADED.size : stop], tid, next_tid)
+    return None
+
+
+def unpack_reply(data):
+    """Return the message if `data` (bytes) is another of these replies, or `info`."""
+    if len(data) == _INFO.size:
+        return _unpack_info(data)
+    return _unpack_small(data, len(data))
 
 
 def _unpack_small(data, size):
