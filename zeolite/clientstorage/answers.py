@@ -58,8 +58,7 @@ def _is_record(answer, *checks):
 
 
 def is_revision(found):
-    """(data, tid, next tid or None), which loads are answered with.  Each of them
-    is looked at, so this is written out."""
+    """(data, tid, next tid or None), which loads are answered with."""
     if type(found) is not tuple or len(found) != 3:
         return False
     data, start, end = found

@@ -195,7 +195,7 @@ class ClientCache:
                     self._read[position >> _NOTE_SHIFT] = 1
                     data = self._map[position + RECORD_HEADER : position + size]
                     return data, start, None
-            position = self._earlier_before(oid, tid)
+            position = self._earlier_before(oid, tid) if self._earlier else None
             if position is None:
                 self._misses += 1
                 return None

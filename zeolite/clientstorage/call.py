@@ -2,6 +2,9 @@
 
 import threading
 
+from ..errors import ProtocolError
+from .answers import is_revision
+
 
 class Call:
     """A call that waits for its reply.
@@ -18,11 +21,13 @@ class Call:
         "is_answered",
         "is_done",
         "is_refused",
-        "key",
         "on_reply",
     )
 
-    def __init__(self, on_reply=None, key=None):
+    #: What `Link.load` shares it by.
+    key: tuple[bytes, bytes] | None = None
+
+    def __init__(self, on_reply=None):
         self._done = threading.Lock()
         self._done.acquire()
         self._result = self._error = None
@@ -32,8 +37,6 @@ class Call:
         #: Whether the server has answered with an error.
         self.is_refused = False
         self.on_reply = on_reply
-        #: What `Link.load` shares it by.
-        self.key = key
 
     def wait(self):
         """Wait for the reply; return the result or raise the error."""
@@ -67,3 +70,34 @@ class Call:
     def _finish(self):
         self.is_done = True
         self._done.release()
+
+
+class Load(Call):
+    """A call of `loadBefore`; its `key` is the oid and the tid.
+
+    `on_reply(oid, found)` is called in the reader thread.
+    """
+
+    __slots__ = ("key",)
+
+    def __init__(self, key, on_reply):
+        super().__init__(on_reply)
+        self.key = key
+
+    # The reader thread, once.
+
+    def succeed(self, result):
+        if result is None or is_revision(result):
+            self.loaded(result)
+        else:
+            self.fail(ProtocolError("the server does not tell an object's revision"))
+
+    def loaded(self, found):
+        """Like `succeed`, for what can only be a revision."""
+        self.is_answered = True
+        try:
+            self.on_reply(self.key[0], found)
+            self._result = found
+        except Exception as error:
+            self._error = error
+        self._finish()

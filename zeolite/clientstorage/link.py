@@ -6,7 +6,6 @@ whichever comes first, so that nobody waits for ever.
 """
 
 import collections
-import functools
 import itertools
 import threading
 from typing import Any
@@ -19,7 +18,7 @@ from ..wire import messages
 from ..wire.channel import ConnectionLost, PeerSilent, format_address
 from ..wire.frames import DEFAULT_LIMIT, FrameReader
 from . import forking
-from .call import Call
+from .call import Call, Load
 from .handshake import agree, receive
 from .transfer import Uploads
 
@@ -195,7 +194,7 @@ class Link:
             call = self._loads.get(key)
             if call is not None:
                 return call, b""
-            call = Call(functools.partial(on_loaded, oid), key)
+            call = Load(key, on_loaded)
             if self._lost is None:
                 message_id = next(self._ids)
                 data = messages.encode_load(message_id, oid, tid)
@@ -215,7 +214,7 @@ class Link:
             outgoing.append(data)
             # Who has let go of the lock looks again: what was added meanwhile is its
             # own to send if whoever added it did not get the lock.
-            while outgoing and lock.acquire(blocking=wait):
+            while outgoing and lock.acquire(wait):
                 self._is_sending = True
                 self._channel.send(_drain(outgoing))
                 self._is_sending = False
@@ -312,11 +311,18 @@ class Link:
         Otherwise return it, a call of the server's: its name and arguments.
         Raises `ConnectionLost` and `ProtocolError`.
         """
-        data = self._next_frame(deadline)
+        while (data := self._frames.next()) is None and not self._is_ended:
+            self._frames.feed(receive(self._channel, deadline))
+        if self._is_ended:
+            raise ConnectionLost("the connection was broken on this side")
         loaded = messages.decode_loaded(data)
         if loaded is not None:
             message_id, found = loaded
-            self._leave(message_id).succeed(found)
+            call = self._leave(message_id)
+            if call.key is not None:
+                call.loaded(found)
+            else:
+                call.succeed(found)
             return None
         message_id, flag, name, args = messages.decode_reply(data)
         if name != messages.REPLY:
@@ -356,17 +362,11 @@ class Link:
         with self._send_lock:
             self._channel.close()
 
-    def _next_frame(self, deadline=None):
-        while not self._is_ended:
-            data = self._frames.next()
-            if data is not None:
-                return data
-            self._frames.feed(receive(self._channel, deadline))
-        raise ConnectionLost("the connection was broken on this side")
-
 
 def _drain(pieces):
     """Take bytes out of a deque and return them as one, but what is large by itself."""
+    if len(pieces) == 1:
+        return pieces.popleft()
     data = []
     while pieces and not (data and len(pieces[0]) > _LARGE):
         data.append(pieces.popleft())

@@ -63,7 +63,8 @@ class Reading:
             raise
         if found is not None:
             return found
-        _check_ids(oid, tid)
+        if not (is_id(oid) and is_id(tid)):
+            _check_ids(oid, tid)
         while True:
             link = self._connection.link()
             try:

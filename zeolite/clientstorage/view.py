@@ -13,7 +13,7 @@ from ZODB.utils import maxtid, p64, u64, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
 from ..wire.packed import is_id
-from .answers import are_changes_or_none, checked, is_revision, known_info
+from .answers import are_changes_or_none, checked, known_info
 from .connection import Refused
 from .link import CallFailed
 
@@ -239,12 +239,10 @@ class View:
         self._apply(tid, oids)
 
     def loaded(self, oid, found):
-        """A load was answered; return the answer."""
+        """A load was answered, with (data, tid, next tid) or None."""
         if found is not None:
-            checked(found, is_revision, "an object's revision")
             data, start, end = found
             self.cache.store(oid, start, end, data)
-        return found
 
     def conflicted(self, oid, serials):
         """A transaction that has changed or read an object conflicts with another.

@@ -42,8 +42,8 @@ def is_id(value):
 
 # Loads.
 
-_LOAD_NAME = b"K\x00" + _text(b"loadBefore")
-_LOAD = struct.Struct(f"<4si{len(_LOAD_NAME)}s2s8s2s8s3s")
+_LOAD_NAME = b"K\x00" + _text(b"loadBefore") + _BYTES_8
+_LOAD = struct.Struct(f"<4si{len(_LOAD_NAME)}s8s2s8s3s")
 _LOAD_END = b"\x86t."
 
 
@@ -51,23 +51,15 @@ def pack_load(message_id, oid, tid):
     """Return a call of `loadBefore` (bytes)."""
     if message_id > _MAXIMUM or len(oid) != 8 or len(tid) != 8:
         return None
-    return _LOAD.pack(
-        _START, message_id, _LOAD_NAME, _BYTES_8, oid, _BYTES_8, tid, _LOAD_END
-    )
+    return _LOAD.pack(_START, message_id, _LOAD_NAME, oid, _BYTES_8, tid, _LOAD_END)
 
 
 def unpack_load(data):
     """Return (message id, oid, tid) if `data` is a call of `loadBefore`."""
     if len(data) != _LOAD.size:
         return None
-    start, message_id, name, mark, oid, mark_2, tid, end = _LOAD.unpack(data)
-    if (
-        name != _LOAD_NAME
-        or start != _START
-        or end != _LOAD_END
-        or mark != _BYTES_8
-        or mark_2 != _BYTES_8
-    ):
+    start, message_id, name, oid, mark, tid, end = _LOAD.unpack(data)
+    if name != _LOAD_NAME or start != _START or end != _LOAD_END or mark != _BYTES_8:
         return None
     return message_id, oid, tid
 
