@@ -8,7 +8,6 @@ long as that does not hold up whoever stores.
 `cacheformat` has the format of the file, and `cachefile` opens it.
 """
 
-import dataclasses
 import struct
 import threading
 
@@ -21,6 +20,7 @@ from ..interfaces import IClientCache
 from . import cacheformat
 from .cachefile import SHARE, CacheFile
 from .cacheformat import FOR_ALL, FOR_LOADING, FORGOTTEN, RECORD_HEADER, START
+from .cachestatistics import CacheStatistics
 
 #: At one store, so many records are moved forward at most, of so many bytes.
 _MOVES = 16
@@ -37,33 +37,6 @@ _number = _NUMBER.unpack
 # The file's counters are brought up to date with each commit, and every so many
 # stores.
 _SHOW = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class CacheStatistics:
-    """What a cache has done since it was opened."""
-
-    #: Bytes of the file.
-    size: int
-    #: Bytes of it that records take up.
-    bytes: int
-    #: Revisions in the cache.
-    records: int
-    #: Loads that were answered by the cache, and those that were not.
-    hits: int
-    misses: int
-    #: Revisions stored.
-    stores: int
-    #: Revisions forgotten to make room.
-    evictions: int
-    #: Revisions kept when it was their turn, because they had been read.
-    moves: int
-
-    @property
-    def hit_rate(self):
-        """The share of loads that were answered by the cache, a float up to 1."""
-        loads = self.hits + self.misses
-        return self.hits / loads if loads else 0.0
 
 
 @implementer(IClientCache)
@@ -104,6 +77,7 @@ class ClientCache:
         self._write_counters()
 
     def _reset(self):
+        self._room = START  # Where a free block at the head ends, if that is known.
         self._current = LLBTree()  # oid as a number -> position
         self._earlier = OOTreeSet()  # oid + start tid + position (6 bytes)
         self._count = 0  # Records that these two have,
@@ -343,11 +317,16 @@ class ClientCache:
         if head + space > self._size:
             # A record never wraps around the end.
             self._free(head, self._size, removed)
-            head = START
+            head, self._room = START, START
         behind = head + space
-        stop = self._free(head, behind, removed)
+        if behind > self._room:
+            self._room = self._free(head, behind, removed)
+        stop = self._room
         file.write(head, cacheformat.record(oid, start, end, data), behind, stop)
-        file.head = behind if behind < self._size else START
+        if behind < self._size:
+            file.head = behind
+        else:
+            file.head = self._room = START
         self._read[head >> _NOTE_SHIFT] = 0
         try:
             if end == z64:

@@ -34,7 +34,7 @@ from .reading import Reading
 from .view import View
 
 if TYPE_CHECKING:
-    from .cache import CacheStatistics
+    from .cachestatistics import CacheStatistics
 
 logger = logging.getLogger(__name__)
 
