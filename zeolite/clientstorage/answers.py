@@ -158,7 +158,7 @@ _INFO = {
 def known_info(info):
     """Return what of `info`, a dictionary, is known here and makes sense."""
     return {
-        name: info[name]
-        for name, is_right in _INFO.items()
-        if name in info and is_right(info[name])
+        name: value
+        for name, value in info.items()
+        if name in _INFO and _INFO[name](value)
     }

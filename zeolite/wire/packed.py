@@ -206,12 +206,11 @@ def _pack_info(args):
     if len(args) != 1 or type(args[0]) is not dict:
         return None
     info = args[0]
-    if list(info) != ["length", "size"] or set(map(type, info.values())) != {int}:
+    length, size = info.get("length"), info.get("size")
+    if len(info) != 2 or type(length) is not int or type(size) is not int:
         return None
     try:
-        return _INFO.pack(
-            _INFO_START, info["length"], _INFO_MIDDLE, info["size"], _INFO_END
-        )
+        return _INFO.pack(_INFO_START, length, _INFO_MIDDLE, size, _INFO_END)
     except struct.error:  # A larger number than any storage has.
         return None
 
