@@ -80,6 +80,41 @@ class TestReopening:
         cache = opened()
         assert not [oid for oid in oids if cache.loadBefore(oid, maxtid)]
 
+    @pytest.mark.parametrize("where", ["at the head", "at the end of the file"])
+    def test_record_that_made_way_for_none_is_not_there_again(
+        self, opened, monkeypatch, where
+    ):
+        """There was no memory in the middle of that; what comes next is small."""
+        oids = [p64(number) for number in range(200)]
+        cache, new = opened(), iter(oids)
+
+        def store(size):
+            cache.store(next(new), p64(5), None, b"x" * size)
+
+        for _ in range(100):
+            store(1000)
+        while (SIZE - cache._file.head > 6000) != (where == "at the head"):
+            store(1000)
+        store(10)  # Behind which there is room.
+        assert len(cache) < 63  # The oldest have gone already.
+        remove, failures = cache._remove, [False, True]
+
+        def fail(*args):
+            if failures.pop(0):
+                raise MemoryError
+            return remove(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(cache, "_remove", fail)
+            store(6000)
+        store(10)
+        for oid in oids:
+            cache.invalidate(oid, p64(6))
+        cache.setLastTid(p64(6))
+        cache.close()
+        cache = opened()
+        assert not [oid for oid in oids if cache.loadBefore(oid, maxtid)]
+
     def test_file_without_a_last_tid_is_emptied(self, opened, path):
         cache = opened()
         cache.store(p64(1), p64(5), None, b"data")

@@ -88,6 +88,30 @@ class TestFallback:
         with opened.result() as file:
             assert file.read() == b"whole"
 
+    def test_no_thread_to_look_for_the_writable_one(
+        self, stack, fake, monkeypatch, caplog
+    ):
+        """It is connected again, and looks then."""
+        start = threading.Thread.start
+
+        def fail(thread):
+            if thread.name.startswith("zeolite-second-search"):
+                monkeypatch.undo()
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        opening = open_in_background(stack, fake.address, read_only_fallback=True)
+        script = accept_read_only(fake)
+        script.answer("get_info", {})
+        assert script.is_closed()
+        script = fake.accept()  # A writable one.
+        settle(opening.result(), script)
+        script.close()
+        settle(opening.result(), fake.accept())
+        assert "can't start new thread" in caplog.text
+        assert "cannot join thread" not in caplog.text
+
     def test_verifies_when_it_moves(self, pair):
         storage, script, writable = pair
         load = Background(storage.loadBefore, OID, maxtid)

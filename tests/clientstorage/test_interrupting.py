@@ -191,17 +191,22 @@ class TestStorage:
         assert script.is_closed()
         settle(storage, fake.accept())
 
-    @pytest.mark.parametrize("where", ["_enter", "_send"])
-    def test_download_that_is_not_asked_for(
-        self, fake, connect, monkeypatch, tmp_path, where
+    @pytest.mark.parametrize(
+        "owner, where",
+        [(Link, "_enter"), (Link, "_send"), (transfer.Download, "write")],
+    )
+    def test_download_that_is_not_asked_for_or_not_taken(
+        self, fake, connect_any, monkeypatch, owner, where
     ):
         """Who wants the same blob does not wait for its end."""
-        storage, script = connect(blob_dir=str(tmp_path / "cache"))
+        storage, script = connect_any()
         link = storage._connection.link()
         with monkeypatch.context() as patch:
-            patch.setattr(Link, where, raise_interrupt)
+            patch.setattr(owner, where, raise_interrupt)
             with pytest.raises(KeyboardInterrupt):
                 storage.loadBlob(OID, p64(1))
+        if where == "write":
+            script.expect("sendBlob")
         # Another thread may have come to the same connection before.
         again = Background(transfer.download, link, OID, p64(1), print, print)
         with pytest.raises(ClientDisconnected):

@@ -5,11 +5,14 @@ import contextlib
 import pytest
 import transaction
 from persistent.mapping import PersistentMapping
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, ReadConflictError
-from ZODB.utils import maxtid, z64
+from ZODB.utils import maxtid, p64, z64
 
 import zeolite
 from zeolite.clientstorage.cache import ClientCache
+
+from .talking import OID, Background, settle
 
 
 class DeafCache(ClientCache):
@@ -85,3 +88,27 @@ def test_a_right_revision_stays(dbs):
     assert db.storage._cache.loadBefore(z64, maxtid) == before
     manager.abort()
     late.close()
+
+
+@pytest.mark.parametrize("kind", ["error", "left to the client"])
+def test_a_cache_that_fails_keeps_nobody_waiting(connect, monkeypatch, kind):
+    storage, script = connect()
+    txn = TransactionMetaData()
+    storage.tpc_begin(txn)
+    storage.store(OID, p64(1), b"mine", "", txn)
+    monkeypatch.setattr(storage._cache, "loadBefore", fail)
+    vote = Background(storage.tpc_vote, txn)
+    script.expect_all("tpc_begin", "storea")
+    message_id, _ = script.expect("vote")
+    conflict = {"oid": OID, "serials": (p64(2), p64(1))}
+    if kind == "error":
+        script.fail(message_id, "ZODB.POSException.ConflictError", conflict)
+    else:
+        script.reply(message_id, [{**conflict, "data": b"mine"}])
+    with pytest.raises(ConflictError):
+        vote.result()
+    settle(storage, script)
+
+
+def fail(*args):
+    raise MemoryError

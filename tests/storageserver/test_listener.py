@@ -98,6 +98,21 @@ class TestNumbers:
         lines = [r for r in caplog.records if "it cannot be served" in r.getMessage()]
         assert len(lines) == 1
 
+    def test_stop_needs_no_thread(self, server, storage, monkeypatch):
+        """There may be too many: that may be why it is stopped."""
+
+        def fail(thread):
+            raise RuntimeError("can't start new thread")
+
+        client = server.connect()
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail)
+            server.server.stop()
+        assert client.is_closed()
+        assert not storage.opened()
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+
     def test_unix_sockets_have_no_address(self, tmp_path):
         server = StorageServer(
             str(tmp_path / "socket"),

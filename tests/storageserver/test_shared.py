@@ -306,6 +306,37 @@ class TestOwnCommits:
         reader.wait_for(ping)
         assert reader.invalidations() == [tid]
 
+    @pytest.mark.parametrize("is_own", [False, True])
+    def test_one_that_a_poll_has_no_memory_for_is_told_by_the_next(
+        self, database, serve_it, monkeypatch, is_own
+    ):
+        server = serve_it()
+        writer, reader = server.connect(), server.connect()
+        feed = server.served.feed
+
+        def fail(oids):
+            monkeypatch.undo()
+            raise MemoryError
+
+        if is_own:
+            writer.begin(1)
+            writer.ask("vote", 1)
+        monkeypatch.setattr(server.served.revisions, "changed", fail)
+        writer.seen.clear()
+        if is_own:
+            call = writer.call("tpc_finish", 1)
+            wait_until(lambda: feed.error is not None)
+            reader.ask("ping")
+            tid = writer.wait_for(call)
+            assert messages(writer) == [("reply", call, tid)]
+        else:
+            tid = database.commit(1)
+            with pytest.raises(Failed, match="MemoryError"):
+                reader.ask("ping")
+            reader.ask("ping")
+        assert reader.invalidations() == [tid]
+        assert feed.error is None
+
     def test_many_committers_at_several_servers(self, database, serve_it):
         """Each hears of all that others did, once and in order, whatever happens."""
         servers = [serve_it(poll_interval=0.001) for _ in range(3)]

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 from ZODB.Connection import TransactionMetaData
@@ -14,14 +15,14 @@ LARGE = 1 << 20
 class Watched(FileStorage):
     """Says when an iterator could not be had."""
 
-    def __init__(self, *args):
+    def __init__(self, *args, **kwargs):
         self.failed = threading.Event()
-        super().__init__(*args)
+        super().__init__(*args, **kwargs)
 
     def iterator(self, *args):
         try:
             return super().iterator(*args)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, FileNotFoundError):
             self.failed.set()
             raise
 
@@ -77,6 +78,25 @@ def test_verification_by_iterating_waits_for_it_too(serve, being_written):
     thread.start()
     assert client.ask("getInvalidations", tids[0]) == (tids[2], [p64(2), p64(3)])
     thread.join()
+
+
+def test_iterator_begins_when_a_pack_has_put_the_new_file_in_place(
+    serve, tmp_path, monkeypatch
+):
+    storage = Watched(str(tmp_path / "Data.fs"), pack_gc=False)
+    client = serve(storage).connect()
+    client.commit(2, serial=client.commit(1))
+
+    def rename(source, target):
+        if source.endswith(".pack"):
+            started.append(client.call("iterator_start", None, None))
+            assert storage.failed.wait(10)
+        real(source, target)
+
+    real, started = os.rename, []
+    monkeypatch.setattr(os, "rename", rename)
+    storage.pack(time.time() + 1, lambda data: [])
+    assert client.wait_for(*started)
 
 
 def test_iterator_that_never_finds_its_start_says_so(serve, being_written, monkeypatch):

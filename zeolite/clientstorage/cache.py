@@ -313,15 +313,16 @@ class ClientCache:
     def _put(self, oid, start, end, data):
         """Write a record; return those that had to go and were read since."""
         file, space = self._file, cacheformat.aligned(RECORD_HEADER + len(data))
-        head, removed = file.head, []
+        head, removed, stop = file.head, [], self._room
+        self._room = START  # It is not known where to make room fails.
         if head + space > self._size:
             # A record never wraps around the end.
             self._free(head, self._size, removed)
-            head, self._room = START, START
+            head = stop = START
         behind = head + space
-        if behind > self._room:
-            self._room = self._free(head, behind, removed)
-        stop = self._room
+        if behind > stop:
+            stop = self._free(head, behind, removed)
+        self._room = stop
         file.write(head, cacheformat.record(oid, start, end, data), behind, stop)
         if behind < self._size:
             file.head = behind

@@ -312,13 +312,14 @@ class Connection:
             self._owner.disconnected()
 
     def _begin_second_search(self, link):
-        self._second_thread = threading.Thread(
+        thread = threading.Thread(
             target=self._look_for_better,
             args=(link,),
             name=f"zeolite-second-search-{self._request.storage}",
             daemon=True,
         )
-        self._second_thread.start()
+        thread.start()
+        self._second_thread = thread
 
     def _end_second_search(self):
         """The link is lost; end what looks for a better one."""

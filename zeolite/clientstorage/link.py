@@ -286,11 +286,10 @@ class Link:
         self._silences = 0
         self._posts_before = self._posts
         self._probe = Call()
-        ping = self._enter(self._probe, messages.encode_call, "ping", ())
-        data = _KEEP_ALIVE + ping
         # Sending may have to wait, and the reader thread must not.
+        ping = self._probe, "ping", (), _KEEP_ALIVE
         sender = threading.Thread(
-            target=self._send, args=(data,), name="zeolite-probe", daemon=True
+            target=self.start, args=ping, name="zeolite-probe", daemon=True
         )
         if not try_start(sender):
             self._probe = None  # Another time.

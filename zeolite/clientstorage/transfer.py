@@ -146,12 +146,12 @@ class Download(Call):
 
     __slots__ = (
         "_chunks",
-        "_is_dropped",
         "_is_late",
         "_is_whole",
         "_key",
         "_table",
         "began",
+        "is_dropped",
     )
 
     def __init__(self, table, key):
@@ -160,7 +160,9 @@ class Download(Call):
         #: When the server began to send (`time.monotonic` seconds).
         self.began = None
         self._chunks = queue.Queue(_WAITING)
-        self._is_dropped = self._is_late = self._is_whole = False
+        self._is_late = self._is_whole = False
+        #: Whether what comes is not taken any more.
+        self.is_dropped = False
 
     # The reader thread.
 
@@ -174,12 +176,12 @@ class Download(Call):
             self._hand_over((chunk, time.monotonic()))
 
     def _hand_over(self, item):
-        if not self._is_dropped:
+        if not self.is_dropped:
             try:
                 self._chunks.put(item, timeout=STALL_TIMEOUT)
             except queue.Full:
                 # The others shall not wait for it for ever.
-                self._is_late = self._is_dropped = True
+                self._is_late = self.is_dropped = True
 
     def _finish(self):
         self._table.pop(self._key, None)
@@ -206,7 +208,7 @@ class Download(Call):
                 raise ProtocolError("the server has not sent the whole blob")
         finally:
             # The reader thread may be waiting for room.
-            self._is_dropped = True
+            self.is_dropped = True
             while not self._chunks.empty():
                 self._chunks.get_nowait()
 
@@ -256,7 +258,7 @@ def download(link, oid, serial, write, progress):
     given_up = link.downloads.get(key)
     if given_up is not None:
         given_up.wait_for_end()  # Its chunks would be taken for ours.
-    call = link.downloads[key] = Download(link.downloads, key)
+    call = Download(link.downloads, key)
     window = _Window() if link.is_zeolite else None
 
     def may_send(count):
@@ -274,16 +276,16 @@ def download(link, oid, serial, write, progress):
         progress(done)
 
     try:
+        link.downloads[key] = call
         args = key if window is None else (*key, window.ask(START))
         link.start(call, "sendBlob", args)
-    except BaseException:
-        # As in `Link.load`: nobody shall wait for the end of what was not asked for.
-        link.downloads.pop(key, None)
-        link.end()
-        raise
-    try:
         call.write(write, taken)
     except BaseException:
-        if not call.is_done:
+        if not call.is_dropped:
+            # As in `Link.load`: nobody shall wait for the end of what was not asked
+            # for, nor the reader thread for room that nobody makes.
+            link.downloads.pop(key, None)
+            link.end()
+        elif not call.is_done:
             may_send(0)
         raise

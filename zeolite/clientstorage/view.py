@@ -250,10 +250,13 @@ class View:
         `serials` has the tid of the server's revision, or is something else.  If the
         cache has another one for the current one, it is forgotten: it may be wrong.
         """
-        found = self.cache.loadBefore(oid, maxtid)
-        if found is not None and found[2] is None:
-            if type(serials) is not tuple or found[1] not in serials[:1]:
-                self.cache.invalidate(oid, None)
+        try:
+            found = self.cache.loadBefore(oid, maxtid)
+            if found is not None and found[2] is None:
+                if type(serials) is not tuple or found[1] not in serials[:1]:
+                    self.cache.invalidate(oid, None)
+        except Exception:  # Somebody waits to hear of the conflict itself.
+            logger.exception("%s: the cache has failed to forget", self._name)
 
     def finished(self, state, f, tid):
         """A transaction was committed as `tid`; tell `f`, and return it."""

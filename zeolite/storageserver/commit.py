@@ -114,9 +114,14 @@ class Transaction:
         return state.value
 
     @property
+    def is_committed(self):
+        """Whether it has ended with a commit, for who knows that it has ended."""
+        return self._entry is not None and self._why is None
+
+    @property
     def outcome(self):
         """How it has ended, for the log."""
-        if self._entry is not None and self._why is None:
+        if self.is_committed:
             tid = self._entry.tid.hex()
             return f"committed {tid} with {len(self._oids)} objects"
         return f"did not commit: {self._why or 'its vote failed'}"
@@ -196,7 +201,10 @@ class Transaction:
         return self._vote()
 
     def finish(self):
-        """Commit; return (tid, entry in the invalidation log)."""
+        """Commit; return (tid, entry in the invalidation log).
+
+        What it raises means that it has failed, unless it `is_committed`.
+        """
         with self._lock:
             self._expect(State.VOTED)
             self._state = State.FINISHING

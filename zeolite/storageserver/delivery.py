@@ -15,7 +15,6 @@ import threading
 import time
 
 from ..wire.channel import ConnectionLost
-from .invalidation import FellBehind
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class Delivery:
     `gather`, `catch_up`, `flush`, `rest` and `wake` are for the session's own
     thread; `send` is for other threads, `nudge` for any thread.  `on_failure`
     is called with the exception when sending fails in another thread than the
-    session's own; it is to end the connection and must not block.
+    session's own, for whatever reason; it is to end the connection and must not block.
     """
 
     def __init__(self, channel, on_failure):
@@ -96,9 +95,11 @@ class Delivery:
             for entry in log.read(self._cursor):
                 if entry is until:
                     return
+                # First: without memory for it, it is still to be told.
+                frame = entry.frame() if self._is_for_us(entry) else None
                 self._pass(entry)
-                if self._is_for_us(entry):
-                    self.gather(entry.frame())
+                if frame is not None:
+                    self.gather(frame)
 
     def flush(self):
         """Send what was gathered; waits while the peer takes it."""
@@ -135,7 +136,11 @@ class Delivery:
         data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
         gathered.clear()
         self._gathered_size = 0
-        self._channel.send(data)
+        try:
+            self._channel.send(data)
+        except BaseException:
+            self._channel.shutdown()  # Nothing may follow what was half sent.
+            raise
 
     def _pass(self, entry):
         self._cursor += 1
@@ -160,9 +165,9 @@ class Delivery:
                 if self._closed:
                     raise ConnectionLost("the client is gone")
                 self._channel.send(frame)
-        except ConnectionLost as error:
+        except Exception as error:
             self._on_failure(error)
-            raise
+            raise ConnectionLost("sending has failed") from error
         self.nudge()
 
     def send(self, frame):
@@ -182,7 +187,7 @@ class Delivery:
                 return
             self._channel.offer(frame)
             unfinished = self._channel.has_rest
-        except ConnectionLost as error:
+        except Exception as error:
             self._on_failure(error)
             return
         finally:
@@ -217,7 +222,7 @@ class Delivery:
                 with self._lock:
                     if not self._closed:
                         self._channel.send(b"".join(frames))
-        except ConnectionLost as error:
+        except Exception as error:
             self._on_failure(error)
         else:
             self.nudge()
@@ -245,7 +250,7 @@ class Delivery:
                     return
                 self._offer()
                 unfinished = self._channel.has_rest
-            except (ConnectionLost, FellBehind) as error:
+            except Exception as error:
                 self._idle = False  # Nobody is to try again.
                 self._on_failure(error)
                 return

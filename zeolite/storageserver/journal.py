@@ -28,9 +28,15 @@ class Journal:
 
     def publish(self, entry):
         """The commit can be read: tell the clients."""
-        self._revisions.changed(entry.oids)
-        self._revisions.settled()
-        self._log.publish(entry)
+        try:
+            self._revisions.changed(entry.oids)
+        except BaseException:
+            self._revisions.forget()
+            raise
+        finally:
+            # Nobody hears of anything that comes behind it before.
+            self._revisions.settled()
+            self._log.publish(entry)
 
     def cancel(self, entry):
         """The commit failed; `entry` is its place, None if it had none."""

@@ -197,14 +197,13 @@ class _Server:
     def stop(self):
         """End `serve_forever`, now rather than at its next look around."""
         self._stopping = True
-        waker = threading.Thread(target=self.shutdown)
-        waker.start()
         try:
             if not self._is_shared:
+                # It tries in vain to accept until it is told to end.
                 self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # Not everywhere is that possible for a listening socket.
-        waker.join()
+        self.shutdown()
         self.server_close()
 
 

@@ -157,11 +157,11 @@ class Feed:
                 self._started += 1
                 number = self._started
             try:
-                found = self._ask()
+                self._enter(*self._ask(), number)
             except Exception as error:
                 self._failed(error)
             else:
-                self._succeeded(*found, number)
+                self._succeeded()
             with self._condition:
                 self._done = number
                 self._condition.notify_all()
@@ -196,27 +196,31 @@ class Feed:
         if instance is not None:
             instance.release()
 
-    def _succeeded(self, commits, is_exact, number):
+    def _succeeded(self):
         if self._error is not None:
             logger.info("storage %s: its database can be polled again", self._name)
         self._error = None
-        own = self._take_own(commits, number)
+
+    def _enter(self, commits, is_exact, number):
+        """Enter what was found into the log.  If that fails, the next poll does it."""
+        own = self._seen_own(commits, number)
         if own is None:
             return
         if commits is None:
             self._forget(own)
-            return
-        entries = self._entries(commits, is_exact, own)
-        if entries:
-            self._known = max(self._known, *(e.tid for e in entries))
+        elif entries := self._entries(commits, is_exact, own):
             for entry in entries:
                 # Before any client is told.
                 self._revisions.changed(entry.oids or ())
             self._log.put(entries)
+            self._known = max(self._known, *(e.tid for e in entries))
             if any(entry.origin is None for entry in entries):
                 self._on_news()
+        with self._condition:
+            for tid in own:
+                self._own.pop(tid, None)
 
-    def _take_own(self, commits, number):
+    def _seen_own(self, commits, number):
         """Return {tid: entry} of this server's commits that a poll has seen."""
         last = max(commits or (), default=b"")
         with self._condition:
@@ -224,14 +228,11 @@ class Feed:
             self._condition.wait_for(lambda: self._closed or not self._is_finishing)
             if self._closed:
                 return None
-            seen = {
+            return {
                 tid: entry
                 for tid, (entry, first) in self._own.items()
                 if first <= number or tid <= last
             }
-            for tid in seen:
-                del self._own[tid]
-            return seen
 
     def _entries(self, commits, is_exact, own):
         """Return the entries for the log, in their order."""

@@ -15,12 +15,13 @@ def transactions(storage, start, stop, last):
     what is being written, and logs that as damage.
 
     While a commit is being written to the file, that cannot find where to begin.  It
-    raises `ValueError`, and `AttributeError` where the file is small.
+    raises `ValueError`, and `AttributeError` where the file is small.  For a moment at
+    the end of a pack there is no file.
     """
     stop = last if stop is None else min(stop, last)
     for _ in range(_TRIES):
         try:
             return storage.iterator(start, stop)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, FileNotFoundError):
             time.sleep(_PAUSE)
     return storage.iterator(start, stop)

@@ -19,6 +19,7 @@ from ..wire.channel import ConnectionLost
 from . import blobs
 from .commit import DELAYED, Transaction
 from .headroom import check_oid, check_tid
+from .invalidation import FellBehind
 from .metadata import transaction_metadata
 from .uploads import Upload
 
@@ -226,13 +227,21 @@ def tpc_finish(session, id):
     transaction = session.transaction(id)
     try:
         tid, entry = transaction.finish()
+        session.counts["commits"] += 1
+        # What was committed before goes out before the reply.
+        session.delivery.catch_up(until=entry)
+    except (ConnectionLost, FellBehind):
+        raise
+    except Exception as error:
+        if not transaction.is_committed:
+            raise
+        # No reason to say otherwise: the client finds out when it comes back.
+        logger.exception("client %s: its commit cannot be answered", session)
+        raise ConnectionLost("its commit could not be answered") from error
     finally:
         if transaction.has_ended:
             del session.transactions[id]
-    session.counts["commits"] += 1
-    # What was committed before goes out before the reply.
-    session.delivery.catch_up(until=entry)
-    # It is committed: whatever fails from here on is no reason to say otherwise.
+    # Nor is what fails from here on.
     try:
         size = session.served.new_size()
         if size is not None:
