@@ -33,6 +33,7 @@ def run(arguments):
     """Return the exit status."""
     configuration = config.read_server_file(arguments.file)
     section = configuration.section
+    checking.check_fit(configuration)
     findings = checking.Findings()
     print(f"{arguments.file}: listens at {format_address(section.address)}")
     print(f"  TLS: {checking.tls(configuration)}")
@@ -46,6 +47,7 @@ def run(arguments):
     if configuration.has_runner:
         print("ignored: the runner section, which is for zdaemon")
     checking.check_address(findings, section.address, section.tls)
+    checking.check_monitor(findings, section.options.monitor_address)
     checking.check_server(findings, section, configuration.eventlog)
     for text in findings.warnings:
         print(plain(f"warning: {text}"))
@@ -70,9 +72,16 @@ def _show_keys(section, indent="  ", skipped=()):
         if isinstance(value, TLSSettings):
             _show_tls(value, indent)
             continue
-        shown = checking.shown(value)
-        by_default = "" if default is None else f" (default: {checking.shown(default)})"
+        shown = checking.shown(value, name)
+        by_default = (
+            f" (default: {checking.shown(default)})" if _is_any(default) else ""
+        )
         print(plain(f"{indent}{name} {shown}{by_default}"))
+
+
+def _is_any(default):
+    """Whether there is a default; a key that may be repeated has an empty list."""
+    return default is not None and default != []
 
 
 def _show_tls(settings, indent):
