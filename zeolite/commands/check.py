@@ -25,7 +25,11 @@ exit status:
 
 def add_arguments(parser):
     parser.add_argument(
-        "file", metavar="CONFIG", nargs="?", default="zeolite.conf", help="the file"
+        "file",
+        metavar="CONFIG",
+        nargs="?",
+        default="zeolite.conf",
+        help="the file (default: %(default)s)",
     )
 
 
