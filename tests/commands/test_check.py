@@ -196,10 +196,10 @@ def test_data_that_are_open(check, tmp_path):
 def test_values_are_shown_as_a_file_has_them(check):
     _, out, _ = check(
         conf("unix-socket-mode 0660", address="./socket")
-        + "<clientstorage a>\nserver 1\nserver 2\n</clientstorage>"
+        + "<clientstorage a>\nserver 1\nserver 2\nname app\n</clientstorage>"
     )
     assert "  unix-socket-mode 0660\n" in out
-    assert "  server 127.0.0.1:1, 127.0.0.1:2\n" in out
+    assert "  server 127.0.0.1:1, 127.0.0.1:2\n  name app\n" in out
 
 
 def test_timeout_of_zero(check):

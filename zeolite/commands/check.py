@@ -77,15 +77,10 @@ def _show_keys(section, indent="  ", skipped=()):
             _show_tls(value, indent)
             continue
         shown = checking.shown(value, name)
-        by_default = (
-            f" (default: {checking.shown(default)})" if _is_any(default) else ""
-        )
+        # An empty text, or an empty list of a key that may be repeated, is none.
+        by_default = "" if default in (None, "", []) else checking.shown(default)
+        by_default = by_default and f" (default: {by_default})"
         print(plain(f"{indent}{name} {shown}{by_default}"))
-
-
-def _is_any(default):
-    """Whether there is a default; a key that may be repeated has an empty list."""
-    return default is not None and default != []
 
 
 def _show_tls(settings, indent):
