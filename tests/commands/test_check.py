@@ -11,6 +11,11 @@ from tests.support.processes import free_port
 
 from .conftest import make
 
+RELSTORAGE = (
+    "%import relstorage\n<relstorage shared>\nkeep-history true\n"
+    "<postgresql>\ndsn host='db'\n</postgresql>\n</relstorage>\n"
+)
+
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, run):
@@ -144,6 +149,22 @@ def test_server_that_could_not_start(check, text, words):
     assert status == 1
     assert words in err and err.count("\n") == 1
     assert "could start" not in out
+
+
+@pytest.mark.parametrize(
+    "zeolite, relstorage, key",
+    [
+        ("client-conflict-resolution true", "", "client-conflict-resolution"),
+        ("", "ro-replica-conf zeolite.conf\n", "ro-replica-conf"),
+    ],
+)
+def test_what_a_storage_that_servers_share_cannot_do(check, zeolite, relstorage, key):
+    pytest.importorskip("relstorage")
+    status, _, err = check(
+        conf(zeolite, rest=RELSTORAGE.replace("keep", f"{relstorage}keep"))
+    )
+    assert status == 1
+    assert f"storage shared: {key} cannot be used" in err and err.count("\n") == 1
 
 
 def test_address_that_is_in_use(check, tmp_path):

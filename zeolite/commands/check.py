@@ -46,7 +46,9 @@ def run(arguments):
         kind = storage.config.getSectionType()
         print(plain(f"storage {name}: {kind}"))
         _show_keys(storage.config)
-        checking.check_storage(findings, f"storage {name}", storage.config)
+        checking.check_storage(
+            findings, f"storage {name}", storage.config, section.options
+        )
     _show_log(configuration.eventlog)
     if configuration.has_runner:
         print("ignored: the runner section, which is for zdaemon")

@@ -192,12 +192,15 @@ def check_server(findings, section, eventlog):
             findings.problems.append(f"log {path}: is a directory")
 
 
-def check_storage(findings, label, section):
-    """Look at the files of a storage section, and of the sections in it."""
+def check_storage(findings, label, section, options):
+    """Look at the files of a storage section, and of the sections in it.
+
+    `options` is the server's `ServerOptions`.
+    """
     kind = section.getSectionType()
     for name, value, _ in settings(section):
         if values_of(value) is not None:
-            check_storage(findings, label, values_of(value))
+            check_storage(findings, label, values_of(value), options)
         elif value and name == "path" and kind == "filestorage":
             _check_data(findings, f"{label}: path {value}", value, section)
         elif value and name == "blob-dir":
@@ -206,6 +209,16 @@ def check_storage(findings, label, section):
         findings.warnings.append(
             f"{label}: mappingstorage: its data are gone when the server ends"
         )
+    elif kind == "relstorage":
+        _check_relstorage(findings, label, section, options)
+
+
+def _check_relstorage(findings, label, section, options):
+    refused = "cannot be used with a storage that servers share; leave it out"
+    if options.client_conflict_resolution:
+        findings.problems.append(f"{label}: client-conflict-resolution {refused}")
+    if section.ro_replica_conf:
+        findings.problems.append(f"{label}: ro-replica-conf {refused}")
 
 
 def _check_data(findings, label, path, section):
