@@ -68,6 +68,13 @@ def test_each_limit_is_a_key(key, text, value):
     assert options == dataclasses.replace(ServerOptions(), **{key: value})
 
 
+def test_lines_are_told_where_they_are_the_users():
+    with pytest.raises(ConfigurationError, match=r"^the keys in zeo_conf: msgpack is"):
+        zeolite.server(zeo_conf="msgpack true")
+    with pytest.raises(ConfigurationError, match=r"^zeo_conf, line 3: msgpack is"):
+        zeolite.server(zeo_conf="<zeolite>\naddress 0\nmsgpack true\n</zeolite>")
+
+
 def test_defaults_of_the_keys_are_those_of_the_options():
     assert server_settings("read-only false\n")[0] == ServerOptions()
 

@@ -16,7 +16,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from .clientstorage.addresses import parse
-from .config import ServerConfiguration
+from .config import KEYS, ServerConfiguration
 from .datatypes import monitor_address
 from .errors import ConfigurationError
 from .storageserver.logs import FORMAT, OneLineFormatter
@@ -45,7 +45,7 @@ def server_settings(
     text, is_whole = _section_text(settings)
     # The file's schema wants a storage, which is given elsewhere.
     text = f"{text}\n<mappingstorage {_PLACEHOLDER}/>\n"
-    configuration = ServerConfiguration("zeo_conf", text)
+    configuration = ServerConfiguration("zeo_conf" if is_whole else KEYS, text)
     if list(configuration.storages) != [_PLACEHOLDER] or configuration.eventlog:
         raise ConfigurationError(
             "zeo_conf: there is more than a <zeolite> section; a storage's section goes "

@@ -22,8 +22,9 @@ from .errors import ConfigurationError
 from .storageserver.admission import is_everywhere
 from .storageserver.options import ServerOptions
 
-#: What a `ServerConfiguration` has for a path if it comes from no file.
-COMMAND_LINE = "the command line"
+#: What a `ServerConfiguration` has for a path where lines are not the user's: it was
+#: made of options, or of the keys that are an argument of `zeolite.server`.
+COMMAND_LINE, KEYS = "the command line", "the keys in zeo_conf"
 
 #: The keys of a `<zeolite>` section that are a `ServerOptions`.
 _OPTIONS = [field.name for field in dataclasses.fields(ServerOptions)]
@@ -138,7 +139,8 @@ class ServerConfiguration:
 
     def error(self, message: str, place: Place | None = None) -> ConfigurationError:
         """Return a `ConfigurationError` that says where."""
-        where = self.path if place is None or self.path == COMMAND_LINE else place
+        has_lines = self.path not in (COMMAND_LINE, KEYS)
+        where = place if has_lines and place is not None else self.path
         return ConfigurationError(f"{where}: {message}")
 
     def line_of_key(self, key: str) -> Place | None:

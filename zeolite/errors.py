@@ -36,9 +36,10 @@ class CommitInDoubt(ClientStorageError):
     committed, it raises `ClientDisconnected` instead, and the transaction may be
     tried again.  This is raised if there is a commit that did the same, which the
     message names; if it could not reconnect within `wait_timeout`, or the
-    connection broke again; if the transaction changed no object; or if the
-    storage does not tell its history, because it has none or because too much was
-    committed since.  The application has to look at its data.
+    connection broke again; if the transaction changed no object; if the storage
+    does not tell its history, because it has none or because too much was
+    committed since; or if it may still be done, in a database that servers share.
+    The application has to look at its data.
     """
 
 

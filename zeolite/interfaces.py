@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 class StaleCache:
-    """A client was away for too long, and its cache is about to be emptied.
+    """A client's cache cannot be brought up to date, and is about to be emptied.
 
+    The client was away for too long, or its cache's file is of another database.
     `storage` is the `ClientStorage`.  Notified in the thread that the storage reads
     its connection with: a subscriber must not ask the storage for anything, but
     may, for example, arrange for the process to be restarted.

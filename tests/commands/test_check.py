@@ -11,6 +11,11 @@ from tests.support.processes import free_port
 
 from .conftest import make
 
+RELSTORAGE = (
+    "%import relstorage\n<relstorage shared>\nkeep-history true\n"
+    "<postgresql>\ndsn host='db'\n</postgresql>\n</relstorage>\n"
+)
+
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, run):
@@ -95,6 +100,15 @@ def test_existing_data(check, tmp_path):
         (conf(zeolite="msgpack true"), "msgpack is not spoken"),
         ("<zeolite>\naddress 0\n</zeolite>", "it needs a section for a storage"),
         (conf(zeolite="<ssl>\ncertificate none\n</ssl>"), "none cannot be read"),
+        (
+            "<clientstorage a>\nserver 1\n<ssl>\n</ssl>\n</clientstorage>\n"
+            + conf(zeolite="<ssl>\ncertificate none\n</ssl>"),
+            "line 8: none cannot be read",
+        ),
+        (
+            conf(zeolite="unix-socket-mode 0600"),
+            "line 3: unix-socket-mode is for a Unix socket",
+        ),
     ],
 )
 def test_wrong_files(check, text, words):
@@ -118,7 +132,14 @@ def test_no_file(run, tmp_path):
         (conf(storage="path ."), "is no file"),
         (conf(storage="path new.fs\nread-only true"), "and read-only is set"),
         (conf(storage="path Data.fs\nblob-dir zeolite.conf"), "is no directory"),
-        (conf(zeolite="pid-filename none/pid"), "there is no directory "),
+        (
+            conf(rest="<eventlog>\n<logfile>\npath .\n</logfile>\n</eventlog>"),
+            "log .: is a directory",
+        ),
+        (
+            conf(zeolite="monitor-address 192.0.2.1:8101"),
+            "monitor-address: cannot listen at 192.0.2.1:8101: ",
+        ),
         (conf(address="192.0.2.1:8100"), "cannot listen at 192.0.2.1:8100: "),
         (conf(address="./zeolite.conf"), "it is there, and no socket"),
     ],
@@ -130,18 +151,47 @@ def test_server_that_could_not_start(check, text, words):
     assert "could start" not in out
 
 
+@pytest.mark.parametrize(
+    "zeolite, relstorage, key",
+    [
+        ("client-conflict-resolution true", "", "client-conflict-resolution"),
+        ("", "ro-replica-conf zeolite.conf\n", "ro-replica-conf"),
+    ],
+)
+def test_what_a_storage_that_servers_share_cannot_do(check, zeolite, relstorage, key):
+    pytest.importorskip("relstorage")
+    status, _, err = check(
+        conf(zeolite, rest=RELSTORAGE.replace("keep", f"{relstorage}keep"))
+    )
+    assert status == 1
+    assert f"storage shared: {key} cannot be used" in err and err.count("\n") == 1
+
+
 def test_address_that_is_in_use(check, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         status, out, _ = check(conf(address=address))
+        _, with_monitor, _ = check(conf(f"monitor-address {address}"))
     assert status == 0
     assert f"warning: address {address}: in use at the moment" in out
+    assert f"warning: monitor-address {address}: in use at the moment" in with_monitor
+
+
+def test_pid_file_that_cannot_be_written(check):
+    """A server starts without it."""
+    status, out, _ = check(conf(zeolite="pid-filename none/pid"))
+    assert status == 0
+    assert "warning: pid-filename none/pid: there is no directory " in out
 
 
 def test_all_interfaces_without_tls(check, tmp_path):
     port = free_port()
     _, out, _ = check(conf(address=str(port)))
     assert f"warning: address :{port}: all interfaces, without TLS" in out
+    _, out, _ = check(conf(address=f"[0::0]:{port}"))
+    assert "all interfaces, without TLS" in out
+    _, out, _ = check(conf(f"monitor-address 0.0.0.0:{port}"))
+    assert f"warning: monitor-address 0.0.0.0:{port}: all interfaces" in out
     Files(tmp_path).both(issue(), "server.pem")
     _, out, _ = check(
         conf("<ssl>\ncertificate server.pem\n</ssl>", address=f"0.0.0.0:{port}")
@@ -162,6 +212,15 @@ def test_data_that_are_open(check, tmp_path):
     assert status == 0
     assert f"Data.fs: is open in process {os.getpid()} at the moment" in out
     assert "is open in process" not in check(conf())[1]
+
+
+def test_values_are_shown_as_a_file_has_them(check):
+    _, out, _ = check(
+        conf("unix-socket-mode 0660", address="./socket")
+        + "<clientstorage a>\nserver 1\nserver 2\nname app\n</clientstorage>"
+    )
+    assert "  unix-socket-mode 0660\n" in out
+    assert "  server 127.0.0.1:1, 127.0.0.1:2\n  name app\n" in out
 
 
 def test_timeout_of_zero(check):

@@ -148,6 +148,15 @@ class TestNagios:
     def test_fine(self, full, run):
         assert run("status", "--nagios", full) == (0, "OK\n", "")
 
+    @pytest.mark.parametrize(
+        "arguments", [(), ("99999",), ("1", "-u", "weeks"), ("1", "--json")]
+    )
+    def test_options_that_make_no_sense(self, run, arguments):
+        """Nagios reads stdout, and takes 2 for a server that is down."""
+        status, out, err = run("status", *arguments, "--nagios")
+        assert (status, err) == (3, "")
+        assert out.startswith("UNKNOWN: ") and out.count("\n") == 1
+
     def test_metrics_are_those_of_zeos_plugin(self, start, run, tmp_path, capfd):
         """Both plugins say the same of the same server."""
         import ZEO.nagios
@@ -237,7 +246,7 @@ class TestNagios:
     "arguments, words",
     [
         ([], "ADDRESS"),
-        (["8100", "--json", "--nagios"], "not allowed with"),
+        (["8100", "--json", "--watch"], "not allowed with"),
         (["8100", "--warning", "waiting=1"], "--warning is for --nagios"),
         (["8100", "--watch"], "--watch needs a terminal"),
         (["8100", "--watch", "0"], "'0' is no number of seconds"),

@@ -49,8 +49,6 @@ def parse(addr: Address) -> list[tuple[str, int] | str]:
             "./ in front of a path"
         )
     if isinstance(addr, str | os.PathLike):
-        if not hasattr(socket, "AF_UNIX"):
-            raise ValueError("there are no Unix sockets on this system")
         return [os.fspath(addr)]
     raise TypeError(f"not an address: {addr!r}")
 

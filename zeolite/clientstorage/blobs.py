@@ -65,7 +65,7 @@ def open_directory(path, shared, size, check):
 
     `path` (str) may be None; `shared` says whether it is the server's own; `size`
     (bytes or None) and `check` (percent of it) are for a cache.  Raises
-    `ConfigurationError` for a directory of the wrong kind.
+    `ConfigurationError` for a directory of the wrong kind, and for such numbers.
     """
     if size is not None and not (type(size) is int and size > 0):
         raise ConfigurationError(

@@ -4,6 +4,7 @@ The file at PATH is locked by `PATH.lock`, which has the number of the process t
 holds it, and stays where it is when it is given back.
 """
 
+import fcntl
 import functools
 import os
 import pathlib
@@ -44,13 +45,11 @@ def lock(path):
 def holder(path):
     """Return who has a cache file open (str), None if nobody has."""
     try:
-        import fcntl
-
         with open(_lock_path(path), "rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _holder(path)
-    except (OSError, ImportError):
+    except OSError:
         pass  # There is no lock, or none that this system or user can ask.
     return None
 

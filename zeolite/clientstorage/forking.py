@@ -47,5 +47,4 @@ def _tell():
         thing.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_tell)
+os.register_at_fork(after_in_child=_tell)

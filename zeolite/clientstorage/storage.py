@@ -125,7 +125,8 @@ class ClientStorage(Reading, Committing):
     good; `zeolite.errors.ProtocolError` if they are no servers for it; and
     `TypeError` or `ValueError` for arguments that make no sense; `CacheFileError` if
     the cache's file cannot be used, and `CacheFileInUse` if another storage has it;
-    and `ConfigurationError` for a blob directory of the wrong kind.
+    and `ConfigurationError` for a blob directory of the wrong kind, or of a size that
+    makes no sense.
 
     In the child of a fork all that one can do with it is to close it; anything
     else raises `zeolite.errors.ForkedStorageError`.

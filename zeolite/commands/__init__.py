@@ -1,7 +1,8 @@
 """The subcommands of `python -m zeolite`, one file each; the others help them.
 
 Each is a module with `DESCRIPTION`, `add_arguments(parser)` and `run(arguments)`,
-which returns the exit status.  It is imported when it is wanted.
+which returns the exit status.  It is imported when it is wanted.  It may have
+`parser_class(argv)`, for one that says in another way what is wrong.
 """
 
 import argparse
@@ -39,7 +40,8 @@ class CommandError(Exception):
 def main(name, argv):
     """Run a subcommand with `argv` (list of str); return the exit status (int)."""
     command = _module(name)
-    parser = Parser(
+    kind = command.parser_class(argv) if hasattr(command, "parser_class") else Parser
+    parser = kind(
         prog=f"{program()} {name}",
         description=command.DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

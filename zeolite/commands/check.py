@@ -25,7 +25,11 @@ exit status:
 
 def add_arguments(parser):
     parser.add_argument(
-        "file", metavar="CONFIG", nargs="?", default="zeolite.conf", help="the file"
+        "file",
+        metavar="CONFIG",
+        nargs="?",
+        default="zeolite.conf",
+        help="the file (default: %(default)s)",
     )
 
 
@@ -33,6 +37,7 @@ def run(arguments):
     """Return the exit status."""
     configuration = config.read_server_file(arguments.file)
     section = configuration.section
+    checking.check_fit(configuration)
     findings = checking.Findings()
     print(f"{arguments.file}: listens at {format_address(section.address)}")
     print(f"  TLS: {checking.tls(configuration)}")
@@ -41,11 +46,14 @@ def run(arguments):
         kind = storage.config.getSectionType()
         print(plain(f"storage {name}: {kind}"))
         _show_keys(storage.config)
-        checking.check_storage(findings, f"storage {name}", storage.config)
+        checking.check_storage(
+            findings, f"storage {name}", storage.config, section.options
+        )
     _show_log(configuration.eventlog)
     if configuration.has_runner:
         print("ignored: the runner section, which is for zdaemon")
     checking.check_address(findings, section.address, section.tls)
+    checking.check_monitor(findings, section.options.monitor_address)
     checking.check_server(findings, section, configuration.eventlog)
     for text in findings.warnings:
         print(plain(f"warning: {text}"))
@@ -70,8 +78,10 @@ def _show_keys(section, indent="  ", skipped=()):
         if isinstance(value, TLSSettings):
             _show_tls(value, indent)
             continue
-        shown = checking.shown(value)
-        by_default = "" if default is None else f" (default: {checking.shown(default)})"
+        shown = checking.shown(value, name)
+        # An empty text, or an empty list of a key that may be repeated, is none.
+        by_default = "" if default in (None, "", []) else checking.shown(default)
+        by_default = by_default and f" (default: {by_default})"
         print(plain(f"{indent}{name} {shown}{by_default}"))
 
 

@@ -7,11 +7,9 @@ import stat
 
 from ..errors import ConfigurationError
 from ..files import lock_holder
+from ..storageserver.admission import is_everywhere
 from ..wire.channel import format_address
 from .terminal import size
-
-#: Hosts that are every interface of the machine.
-_EVERYWHERE = "", "0.0.0.0", "::"
 
 
 class Findings:
@@ -61,8 +59,10 @@ def _default(section, info):
     return None if default is None else default.convert(info.datatype)
 
 
-def shown(value):
+def shown(value, key=None):
     """Return the value of a key as a file would have it."""
+    if key == "unix-socket-mode":
+        return f"{value:04o}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -86,11 +86,21 @@ def tls(configuration):
     try:
         settings.server_context()
     except ConfigurationError as error:
-        line = configuration.line_of_key("<ssl>")
+        line = configuration.line_of_tls()
         raise configuration.error(str(error), line) from error
     if settings.authenticate:
         return f"with certificates of clients from {settings.authenticate}"
     return "encrypted; clients need no certificate"
+
+
+def check_fit(configuration):
+    """Raise the server's `ConfigurationError` for options that contradict its address."""
+    section = configuration.section
+    try:
+        section.options.check_fit(section.address)
+    except ConfigurationError as error:
+        line = configuration.line_of_key("unix-socket-mode")
+        raise configuration.error(str(error), line) from error
 
 
 def log_paths(eventlog):
@@ -105,12 +115,28 @@ def check_address(findings, address, tls):
     if isinstance(address, str):
         _check_socket(findings, address)
         return
-    host, port = address
-    if host in _EVERYWHERE and tls is None:
+    if is_everywhere(address[0]) and tls is None:
         findings.warnings.append(
             f"address {format_address(address)}: all interfaces, without TLS: whoever "
             "reaches the port has all data; name a host, or add an ssl section"
         )
+    _check_port(findings, "address", address)
+
+
+def check_monitor(findings, address):
+    """Look at where a server's monitor would listen, None for nowhere."""
+    if address is None:
+        return
+    if is_everywhere(address[0]):
+        findings.warnings.append(
+            f"monitor-address {format_address(address)}: all interfaces: whoever reaches "
+            "the port may see names and addresses of clients; name a host"
+        )
+    _check_port(findings, "monitor-address", address)
+
+
+def _check_port(findings, key, address):
+    host, port = address
     if not port:
         return
     try:
@@ -124,16 +150,16 @@ def check_address(findings, address, tls):
         where = format_address(address)
         if error.errno == errno.EADDRINUSE:
             findings.warnings.append(
-                f"address {where}: in use at the moment, by this server or another "
+                f"{key} {where}: in use at the moment, by this server or another "
                 "program"
             )
         else:
             reason = error.strerror or error
-            findings.problems.append(f"cannot listen at {where}: {reason}")
+            findings.problems.append(f"{key}: cannot listen at {where}: {reason}")
 
 
 def _check_socket(findings, path):
-    _check_directory(findings, f"address {path}", path)
+    _check_directory(findings.problems, f"address {path}", path)
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -150,25 +176,31 @@ def _check_socket(findings, path):
 def check_server(findings, section, eventlog):
     """Look at the other files of a server."""
     if section.pid_filename:
-        _check_directory(
-            findings, f"pid-filename {section.pid_filename}", section.pid_filename
-        )
+        # A server starts without one, and logs why.
+        label = f"pid-filename {section.pid_filename}"
+        _check_directory(findings.warnings, label, section.pid_filename)
     if not section.options.transaction_timeout:
         findings.warnings.append(
             "transaction-timeout 0: a client that hangs in its commit stops the "
             "commits of all others"
         )
     for path in log_paths(eventlog) if eventlog is not None else ():
-        if path not in ("STDOUT", "STDERR"):
-            _check_directory(findings, f"log {path}", path)
+        if path in ("STDOUT", "STDERR"):
+            continue
+        _check_directory(findings.problems, f"log {path}", path)
+        if os.path.isdir(path):
+            findings.problems.append(f"log {path}: is a directory")
 
 
-def check_storage(findings, label, section):
-    """Look at the files of a storage section, and of the sections in it."""
+def check_storage(findings, label, section, options):
+    """Look at the files of a storage section, and of the sections in it.
+
+    `options` is the server's `ServerOptions`.
+    """
     kind = section.getSectionType()
     for name, value, _ in settings(section):
         if values_of(value) is not None:
-            check_storage(findings, label, values_of(value))
+            check_storage(findings, label, values_of(value), options)
         elif value and name == "path" and kind == "filestorage":
             _check_data(findings, f"{label}: path {value}", value, section)
         elif value and name == "blob-dir":
@@ -177,10 +209,20 @@ def check_storage(findings, label, section):
         findings.warnings.append(
             f"{label}: mappingstorage: its data are gone when the server ends"
         )
+    elif kind == "relstorage":
+        _check_relstorage(findings, label, section, options)
+
+
+def _check_relstorage(findings, label, section, options):
+    refused = "cannot be used with a storage that servers share; leave it out"
+    if options.client_conflict_resolution:
+        findings.problems.append(f"{label}: client-conflict-resolution {refused}")
+    if section.ro_replica_conf:
+        findings.problems.append(f"{label}: ro-replica-conf {refused}")
 
 
 def _check_data(findings, label, path, section):
-    if not _check_directory(findings, label, path):
+    if not _check_directory(findings.problems, label, path):
         return
     read_only = getattr(section, "read_only", False)
     try:
@@ -232,13 +274,16 @@ def _check_blobs(findings, label, path):
         )
 
 
-def _check_directory(findings, label, path):
-    """Look at the directory of a file that would be made; return if it is there."""
+def _check_directory(told, label, path):
+    """Look at the directory of a file that would be made; return if it is there.
+
+    What is wrong with it is added to the list `told`.
+    """
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
-        findings.problems.append(f"{label}: there is no directory {directory}")
+        told.append(f"{label}: there is no directory {directory}")
         return False
     if not os.access(directory, os.W_OK | os.X_OK):
-        findings.problems.append(f"{label}: nothing can be made in {directory}")
+        told.append(f"{label}: nothing can be made in {directory}")
         return False
     return True

@@ -27,7 +27,8 @@ SOURCE and DESTINATION are each one of
   a path of a ZConfig file with one storage section of any kind, <clientstorage>
     included; for a server with TLS of its own, or storages with wrappers
 
-A server's blobs pass through a directory in $TMPDIR of up to 256 MB.
+A server's blobs pass through a directory in $TMPDIR of up to 256 MB, or as large as
+the largest of them.
 
 exit status:
   0  all is in the destination; with --verify it is the same

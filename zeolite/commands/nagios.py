@@ -7,8 +7,10 @@ written, by the file's time.
 
 import json
 import os
+import sys
 import time
 
+from ..arguments import Parser
 from ..errors import ConfigurationError
 from . import servers, statussource, statustable
 from .statussource import LEVELS
@@ -20,6 +22,13 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _RATES = "aborts", "commits", "conflicts", "conflicts_resolved", "loads", "stores"
 
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+
+
+class NagiosParser(Parser):
+    """Says what is wrong where Nagios looks for it, with the status for that."""
+
+    def error(self, message):
+        sys.exit(_say(UNKNOWN, [f"UNKNOWN: {message}; see {self.prog} -h"]))
 
 
 def add_arguments(parser):

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 
+from ..arguments import Parser
 from ..errors import ConfigurationError
 from ..wire.channel import format_address
 from . import FAILED, complain, nagios, servers, statusscreen, statustable
@@ -33,6 +34,10 @@ exit status with --nagios:
   0 OK  1 WARNING: a threshold, a storage without data, no storages
   2 CRITICAL: a threshold, no answer  3 UNKNOWN: wrong usage, no server for ZODB
 """
+
+
+def parser_class(argv):
+    return nagios.NagiosParser if "--nagios" in argv else Parser
 
 
 def add_arguments(parser):

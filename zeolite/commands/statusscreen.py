@@ -8,7 +8,9 @@ import os
 import select
 import shutil
 import sys
+import termios
 import time
+import tty
 
 from ..errors import ConfigurationError
 from . import statustable
@@ -91,22 +93,17 @@ class _Keys:
     def __enter__(self):
         self._fd = self._before = None
         try:
-            import termios
-            import tty
-
             fd = sys.stdin.fileno()
             if os.isatty(fd):
                 self._before = termios.tcgetattr(fd)
                 self._fd = fd
                 tty.setcbreak(fd)
-        except (ImportError, OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError):
             pass  # Then Ctrl-C has to do.
         return self
 
     def __exit__(self, *_):
         if self._before is not None:
-            import termios
-
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 

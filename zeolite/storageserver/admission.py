@@ -6,13 +6,9 @@ their thread has ended.
 
 import collections
 import ipaddress
+import resource
 import socket
 import threading
-
-try:
-    import resource
-except ImportError:  # Windows.
-    resource = None
 
 #: The part of the process's file descriptors that connections may use.  The rest is
 #: for the storages: a commit may need a file.
@@ -79,8 +75,6 @@ def is_everywhere(host):
 
 def raise_descriptor_limit():
     """Let the process have as many open files as it may allow itself."""
-    if resource is None:
-        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -92,8 +86,6 @@ def raise_descriptor_limit():
 
 def _descriptors():
     """Return how many connections the process's open files allow, None for all."""
-    if resource is None:
-        return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else int(soft * _SHARE)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ..errors import ConfigurationError
+from ..wire.channel import format_address
 from ..wire.frames import DEFAULT_LIMIT, STRANGER_LIMIT
 
 
@@ -101,3 +103,11 @@ class ServerOptions:
     #: Calls of a client that run in threads of their own: downloads of blobs, packs,
     #: undoLog and undoInfo.
     max_background_calls: int = 100
+
+    def check_fit(self, address):
+        """Raise `ConfigurationError` for what makes no sense at a server's address."""
+        if self.unix_socket_mode is not None and not isinstance(address, str):
+            raise ConfigurationError(
+                f"unix-socket-mode is for a Unix socket, but the address is "
+                f"{format_address(address)}; leave it out"
+            )

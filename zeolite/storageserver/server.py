@@ -40,11 +40,7 @@ class StorageServer:
 
     def __init__(self, address, storages, options=None, tls=None, sock=None):
         options = options or ServerOptions()
-        if options.unix_socket_mode is not None and not isinstance(address, str):
-            raise ConfigurationError(
-                f"unix-socket-mode is for a Unix socket, but the address is "
-                f"{format_address(address)}; leave it out"
-            )
+        options.check_fit(address)
         _check_different(storages)
         self._served = {
             name: serve(name, storage, options) for name, storage in storages.items()

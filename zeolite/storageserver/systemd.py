@@ -85,7 +85,7 @@ def _problem(sock, address):
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         matches = not isinstance(address, str) and _is_same_place(name[:2], address)
         return None if matches else f"listens at {format_address(name[:2])}"
-    if sock.family != getattr(socket, "AF_UNIX", None):
+    if sock.family != socket.AF_UNIX:
         return f"is of an unknown family, {sock.family}"
     if isinstance(name, bytes):
         name = os.fsdecode(name)
