@@ -1,8 +1,9 @@
 """Transactions, from their first call to their end.
 
 One transaction at a time may be between its vote and its end: it has the commit
-lock, see `commitlock`.  A vote that finds it free runs in the client's
-thread; one that must wait is put in the queue, and the *vote runner*, one thread
+lock, see `commitlock`.  Where a database orders the commits it gives the lock back
+when the storage begins to finish it, so that the next may vote meanwhile.
+A vote that finds the lock free runs in the client's thread; one that must wait is put in the queue, and the *vote runner*, one thread
 a storage, runs it when its turn comes, so that the client's other calls go on
 meanwhile.
 
@@ -92,6 +93,8 @@ class Transaction:
         self._asked = None
         #: Seconds that it had to wait for the commit lock.
         self.waited = 0
+        # Seconds that it had the lock, if it gave it back before its end.
+        self._held = None
         self._lock = threading.Lock()  # Guards the three below.
         self._state = State.STAGING
         self._doom = None
@@ -208,16 +211,18 @@ class Transaction:
         with self._lock:
             self._expect(State.VOTED)
             self._state = State.FINISHING
-        journal = self._served.journal
+        journal, number = self._served.journal, None
         try:
-            journal.finishing(self._oids)
+            number = journal.finishing(self._oids)
+            if self._served.may_overlap:
+                self._held = self._served.commit_lock.release(self)
             tid = self._storage.tpc_finish(self._metadata, self._reserve)
             if self._entry is None:
                 # A storage that forgot to call back.
                 self._reserve(tid or self._storage.lastTransaction())
         except BaseException as error:
             self._why = f"{type(error).__name__}: {text_of(error)}"
-            journal.cancel(self._entry)
+            journal.cancel(self._entry, number)
             try:
                 self._abort_in_storage()
             finally:
@@ -228,9 +233,9 @@ class Transaction:
             raise
         now = None
         try:
-            journal.publish(self._entry)
+            journal.publish(self._entry, number)
             now = time.monotonic()
-            self._served.commit_times.observe(now - self._asked)
+            self._served.took(now - self._asked)
         finally:
             self._end(now)
         self._served.dispatcher.wake(self.session.delivery)
@@ -372,7 +377,10 @@ class Transaction:
     def _end(self, now=None):
         with self._lock:
             self._state = State.ENDED
-        self._served.release(self, now)
+        if self._held is None:
+            self._served.release(self, now)
+        else:
+            self._served.reports.released(self, self._held)
         self._staging.close()
 
     def _expect(self, *states):

@@ -65,6 +65,10 @@ class Served:
     #: What a client storage looks for in what it tells of changes.
     has_clients = True
 
+    #: Whether a transaction that the storage is about to finish may give the commit
+    #: lock back.  For who has it.
+    may_overlap = False
+
     def __init__(self, name, storage, options=None):
         self.name = name
         self.storage = storage
@@ -89,9 +93,9 @@ class Served:
         self._next_size = 0
         self._size_costs = deque([0, 0, 0], maxlen=3)
         self._attendance = Attendance()
-        #: From a vote's call to the end of the commit.  Who has the commit lock
-        #: writes it.
+        #: From a vote's call to the end of the commit.  `took` writes it.
         self.commit_times = Histogram(COMMIT_BOUNDS)
+        self._times_lock = threading.Lock()  # A leaf, for that.
         self._probe = threading.Lock()  # Held by who looks whether it can be read.
         self.helpers = Helpers(name, self.options.max_background_calls)
         self._threads = [self._thread("vote-runner", self._run_votes)]
@@ -175,6 +179,11 @@ class Served:
         """Take the commit lock back from a transaction, at `now` if that is known."""
         held = self.commit_lock.release(transaction, now)
         self.reports.released(transaction, held)
+
+    def took(self, seconds):
+        """A commit has taken so long, from the call of its vote to its end."""
+        with self._times_lock:
+            self.commit_times.observe(seconds)
 
     # What sessions ask.
 
