@@ -109,13 +109,16 @@ class TestOrder:
         ping = reader.call("ping")
         feed = server.served.feed
         wait_until(lambda: len(feed._condition._waiters) == 2)
-        stop(late, 2)
+        finish, late_gate = stop(late, 2)
         gate.open()
         tid = slow.wait_for(seen)
         reader.wait_for(ping)
         assert reader.invalidations() == [tid]
-        # This one has nothing new, and `late` is under way all the time.
         reader.ask("ping")
+        # It has been under way all the time.
+        late_gate.open()
+        tids = [tid, late.wait_for(finish)]
+        assert told(reader) == tids
 
     def test_without_a_history_a_poll_waits_for_what_may_be_hidden(
         self, database, serve_it, stop, monkeypatch
