@@ -272,6 +272,21 @@ class TestCommitters:
         client.commit(1, serial=tid)
         assert database.instances == 2
 
+    def test_none_is_lost_for_want_of_memory(self, database, serve_it, monkeypatch):
+        class Full(dict):
+            def __setitem__(self, key, value):
+                raise MemoryError
+
+        server = serve_it()
+        client = server.connect()
+        client.commit(1)
+        monkeypatch.setattr(server.served.committers, "_busy", Full())
+        with pytest.raises(Failed, match="MemoryError"):
+            client.wait_for(begin(client, 2, id=2))
+        monkeypatch.undo()
+        client.commit(3, oids=(3,))
+        assert database.instances == 2
+
 
 def current(database, oid):
     """Return the tid of an object's last commit, None if there is none."""

@@ -47,7 +47,8 @@ class Committers:
 
     def last_transaction(self):
         """Return the tid of the last commit there is."""
-        committer = self._take()
+        with self._lock:
+            committer = self._idle.pop() if self._idle else Committer(self._served)
         try:
             return committer.last_transaction()
         finally:
@@ -55,9 +56,12 @@ class Committers:
 
     def begin(self, metadata, *args):
         """Begin a transaction; `finish` or `abort` ends it, whatever this raises."""
-        committer = self._take()
         with self._lock:
+            idle = self._idle
+            committer = idle[-1] if idle else Committer(self._served)
+            # First: without memory for it, none is lost.
             self._busy[metadata] = committer
+            del idle[-1:]
         committer.begin(metadata, *args)
 
     def call(self, name, *args):
@@ -96,10 +100,6 @@ class Committers:
             idle, self._idle = self._idle, []
         for committer in idle:
             committer.close()
-
-    def _take(self):
-        with self._lock:
-            return self._idle.pop() if self._idle else Committer(self._served)
 
     def _give_back(self, committer, metadata=None):
         committer.used = time.monotonic()
