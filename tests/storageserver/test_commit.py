@@ -220,7 +220,9 @@ class TestErrors:
                 raise OSError(28, "No space left on device")
 
             def close(self):
-                raise OSError(28, "No space left on device")
+                if not self.closed:
+                    super().close()  # Else it would be tried again at its end.
+                    raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(
             staging.tempfile, "TemporaryFile", lambda **kwargs: FullFile()

@@ -76,6 +76,7 @@ LOOKS = {
     "undoLog",
     "undoInfo",
     "supportsUndo",
+    "sync",
     "temporaryDirectory",
     "iterator",
     "pack",

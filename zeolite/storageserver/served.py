@@ -196,7 +196,14 @@ class Served:
         return self.revisions.reading(storage.loadBefore)
 
     def poll(self, is_new=False):
-        """See to it that all that is committed by now is in the log: it is."""
+        """See to it that all that is committed by now is in the log.
+
+        It is, but where another server has the data.  The client storage of that asks
+        it, if it has the setting; what is told before the answer is in the log then.
+        """
+        sync = getattr(self.storage, "sync", None)
+        if sync is not None and not is_new:
+            sync()
 
     def sessions(self):
         """Return a list of the sessions of all clients."""
