@@ -76,7 +76,6 @@ LOOKS = {
     "undoLog",
     "undoInfo",
     "supportsUndo",
-    "sync",
     "temporaryDirectory",
     "iterator",
     "pack",

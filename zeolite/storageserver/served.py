@@ -86,6 +86,8 @@ class Served:
         #: Where commits reserve and publish their places in the log.
         self.journal = Journal(self.log, self.revisions)
         self.dispatcher = Dispatcher(self.log, name)
+        # What asks the storage's own server, if it has one.
+        self._sync = getattr(storage, "sync", None)
         # Whether the storage has said that it knows nothing, and not since when.
         self._is_unknown = False
         # When `new_size` may be asked for again, and what it took.  Two threads
@@ -201,9 +203,8 @@ class Served:
         It is, but where another server has the data.  The client storage of that asks
         it, if it has the setting; what is told before the answer is in the log then.
         """
-        sync = getattr(self.storage, "sync", None)
-        if sync is not None and not is_new:
-            sync()
+        if self._sync is not None and not is_new:
+            self._sync()
 
     def sessions(self):
         """Return a list of the sessions of all clients."""
