@@ -8,12 +8,11 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import ConflictError, POSKeyError
+from ZODB.POSException import ConflictError
 from ZODB.serialize import referencesf
-from ZODB.utils import maxtid, p64, u64, z64
+from ZODB.utils import p64, u64
 
 from ..wire import messages
-from ..wire.text import text_of
 from .attendance import Attendance
 from .blobs import remove_abandoned
 from .commitlock import CommitLock
@@ -23,14 +22,12 @@ from .invalidation import InvalidationLog
 from .journal import Journal
 from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
+from .probe import Probe
 from .reports import LockReports
 from .revisions import Revisions, keeps_itself
 from .transactions import transactions
 
 logger = logging.getLogger(__name__)
-
-#: Seconds after which a storage that is being read for a look does not answer.
-_PROBE_PATIENCE = 2
 
 #: How many objects may have changed for a client to be told which.
 MOST_CHANGED = 1_000_000
@@ -98,7 +95,7 @@ class Served:
         #: From a vote's call to the end of the commit.  `took` writes it.
         self.commit_times = Histogram(COMMIT_BOUNDS)
         self._times_lock = threading.Lock()  # A leaf, for that.
-        self._probe = threading.Lock()  # Held by who looks whether it can be read.
+        self._probe = Probe(name, storage)
         self.helpers = Helpers(name, self.options.max_background_calls)
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
@@ -342,22 +339,7 @@ class Served:
 
     def trouble(self):
         """Return why it cannot be read, None if it can."""
-        is_connected = getattr(self.storage, "is_connected", None)
-        if is_connected is not None and not is_connected():
-            return f"storage {self.name} is not connected to its server"
-        if not self._probe.acquire(blocking=False):
-            # One thread at a time may be kept waiting, and no more.
-            if not self._probe.acquire(timeout=_PROBE_PATIENCE):
-                return f"storage {self.name} does not answer"
-        try:
-            self.storage.loadBefore(z64, maxtid)
-        except POSKeyError:
-            pass  # It is empty.
-        except Exception as error:
-            return f"storage {self.name} cannot be read: {text_of(error)}"
-        finally:
-            self._probe.release()
-        return None
+        return self._probe.trouble()
 
     # What the storage says (ZODB.interfaces.IStorageWrapper).
 
