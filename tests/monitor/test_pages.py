@@ -70,7 +70,7 @@ class TestHealth:
         assert server.get("/healthz")[0] == 200
 
     def test_storage_that_hangs_holds_one_thread(self, serve, monkeypatch):
-        monkeypatch.setattr("zeolite.storageserver.served._PROBE_PATIENCE", 0.01)
+        monkeypatch.setattr("zeolite.storageserver.probe.PATIENCE", 0.01)
         server = serve(BlockingStorage())
         gate = server.storage.gate("before loadBefore")
         first = []

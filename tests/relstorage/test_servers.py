@@ -4,6 +4,7 @@ The servers poll only when something asks for it, unless a test says otherwise.
 """
 
 import contextlib
+import threading
 
 import pytest
 import transaction
@@ -15,6 +16,7 @@ from ZODB.tests.ConflictResolution import PCounter
 from ZODB.utils import maxtid, p64
 
 import zeolite
+from tests.support.blocking import Gate
 from tests.support.rawclient import Failed, RawClient
 from tests.support.waiting import wait_until
 from zeolite.errors import ClientDisconnected, CommitInDoubt
@@ -340,6 +342,45 @@ class TestFeatures:
         assert one.root()["counter"]._value == 3
         one.close()
         two.close()
+
+    def test_conflict_with_a_commit_that_is_under_way(
+        self, database, monkeypatch, cluster
+    ):
+        """The next vote waits for it, in the database, and has what both began with."""
+        from relstorage.storage import RelStorage
+
+        gate, finish = Gate(), RelStorage.tpc_finish
+
+        def stop_first(storage, *args):
+            monkeypatch.undo()
+            gate.stop_here()
+            return finish(storage, *args)
+
+        one, two = self.incremented_by_two(database, servers=1)
+        monkeypatch.setattr(RelStorage, "tpc_finish", stop_first)
+        commits = [
+            threading.Thread(target=connection.transaction_manager.commit)
+            for connection in (one, two)
+        ]
+        try:
+            commits[0].start()
+            gate.wait_until_reached()
+            commits[1].start()
+            waiting = (
+                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                f"AND datname = '{database.name}'"
+            )
+            wait_until(lambda: cluster.execute(waiting))
+        finally:
+            gate.open()
+            for commit in commits:
+                if commit.ident is not None:
+                    commit.join()
+        for connection in (one, two):
+            connection.db().storage.ping()
+            seen(connection)
+            assert connection.root()["counter"]._value == 3
+            connection.close()
 
     def incremented_by_two(self, database, servers):
         """Return two connections that have incremented a counter to 2, each for itself."""

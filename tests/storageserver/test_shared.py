@@ -465,7 +465,8 @@ def test_time_of_a_recovered_transaction_is_checked_without_the_committers_insta
     voter.begin(1, oids=(1,))
     voter.ask("vote", 1)
     polls = []
-    instance = server.served.committer._instance.storage
+    (committer,) = server.served.committers._busy.values()
+    instance = committer._instance.storage
     instance.poll_invalidations = lambda: polls.append(1)
     late = TimeStamp(2100, 1, 1).raw()
     client.post("tpc_begin", 1, b"", b"", {}, late, " ")

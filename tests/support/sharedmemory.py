@@ -165,6 +165,7 @@ class SharedStorage:
 class ExactChanges:
     """Like `RelStorageChanges` of a database with history."""
 
+    tells_commits = True
     keeps_history = True
 
     def since(self, storage, tid):

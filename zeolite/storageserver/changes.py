@@ -40,6 +40,9 @@ class RelStorageChanges:
     by commits of which nothing, or not all, is left.
     """
 
+    #: Whether what is found has the tid of each commit.
+    tells_commits = True
+
     def __init__(self, keeps_history):
         self.keeps_history = keeps_history
 
@@ -161,6 +164,7 @@ class PolledChanges:
     They tell which objects have changed, and not which commit did it.
     """
 
+    tells_commits = False
     keeps_history = True
 
     def __init__(self):

@@ -1,10 +1,12 @@
 """Transactions, from their first call to their end.
 
 One transaction at a time may be between its vote and its end: it has the commit
-lock, see `commitlock`.  A vote that finds it free runs in the client's
-thread; one that must wait is put in the queue, and the *vote runner*, one thread
-a storage, runs it when its turn comes, so that the client's other calls go on
-meanwhile.
+lock, see `commitlock`.  Where a database orders the commits it gives the lock back
+when the storage begins to finish it, so that the next may vote meanwhile.
+
+A vote that finds the lock free runs in the client's thread; one that must wait is put
+in the queue, and the *vote runner*, one thread a storage, runs it when its turn comes,
+so that the client's other calls go on meanwhile.
 
 A transaction's end may be wanted by several threads at once: the client that
 finishes or aborts, its disconnect, the timeout, a shutdown.  The state under the
@@ -27,16 +29,11 @@ import threading
 import time
 from functools import partial
 
-from ZODB.POSException import (
-    ConflictError,
-    StorageError,
-    StorageTransactionError,
-)
-from ZODB.utils import maxtid
+from ZODB.POSException import ConflictError, StorageTransactionError
 
 from ..wire.text import text_of
 from .kepterrors import kept
-from .operations import OPERATIONS, TAKE_FILES
+from .operations import OPERATIONS, TAKE_FILES, begin
 from .staging import MEMORY, Staging
 
 logger = logging.getLogger(__name__)
@@ -70,7 +67,9 @@ class Transaction:
         self._served = session.served
         self._storage = session.storage
         self._metadata = metadata
-        self._begin_args = _begin_args(metadata, tid, status)
+        # What it is to begin with in the storage, until it has.
+        self._recovered = tid, status
+        self._has_begun = False
         options = session.served.options
         # All of a client's transactions together are to stay within some MB.
         memory = MEMORY // (1 + len(session.transactions))
@@ -92,6 +91,8 @@ class Transaction:
         self._asked = None
         #: Seconds that it had to wait for the commit lock.
         self.waited = 0
+        # Seconds that it had the lock, if it gave it back before its end.
+        self._held = None
         self._lock = threading.Lock()  # Guards the three below.
         self._state = State.STAGING
         self._doom = None
@@ -208,16 +209,18 @@ class Transaction:
         with self._lock:
             self._expect(State.VOTED)
             self._state = State.FINISHING
-        journal = self._served.journal
+        journal, number = self._served.journal, None
         try:
-            journal.finishing(self._oids)
+            number = journal.finishing(self._oids)
+            if self._served.may_overlap:
+                self._held = self._served.commit_lock.release(self)
             tid = self._storage.tpc_finish(self._metadata, self._reserve)
             if self._entry is None:
                 # A storage that forgot to call back.
                 self._reserve(tid or self._storage.lastTransaction())
         except BaseException as error:
             self._why = f"{type(error).__name__}: {text_of(error)}"
-            journal.cancel(self._entry)
+            journal.cancel(self._entry, number)
             try:
                 self._abort_in_storage()
             finally:
@@ -228,9 +231,9 @@ class Transaction:
             raise
         now = None
         try:
-            journal.publish(self._entry)
+            journal.publish(self._entry, number)
             now = time.monotonic()
-            self._served.commit_times.observe(now - self._asked)
+            self._served.took(now - self._asked)
         finally:
             self._end(now)
         self._served.dispatcher.wake(self.session.delivery)
@@ -326,10 +329,9 @@ class Transaction:
     def _vote_in_storage(self):
         """Return the oids that were changed, and conflicts for the client."""
         storage, metadata = self._storage, self._metadata
-        if self._begin_args is not None:
-            _check_tid(storage, *self._begin_args[1:2])
-            storage.tpc_begin(*self._begin_args)
-            self._begin_args = None
+        if not self._has_begun:
+            begin(storage, metadata, *self._recovered)
+            self._has_begun = True
         self._conflicts = []
         size = 0
         for method, args in self._staging:
@@ -372,7 +374,10 @@ class Transaction:
     def _end(self, now=None):
         with self._lock:
             self._state = State.ENDED
-        self._served.release(self, now)
+        if self._held is None:
+            self._served.release(self, now)
+        else:
+            self._served.reports.released(self, self._held)
         self._staging.close()
 
     def _expect(self, *states):
@@ -388,19 +393,3 @@ class Transaction:
 
 def _aborted(why):
     return StorageTransactionError(f"the transaction was aborted: {why}")
-
-
-def _check_tid(storage, tid=None):
-    """Raise unless a recovered transaction can follow the last one."""
-    if tid is not None and not storage.lastTransaction() < tid < maxtid:
-        raise StorageError(
-            f"transaction {tid.hex()} cannot be stored after "
-            f"{storage.lastTransaction().hex()}"
-        )
-
-
-def _begin_args(metadata, tid, status):
-    """Only what is not the default: not every storage takes all of it."""
-    if tid is None:
-        return (metadata,)
-    return (metadata, tid) if status == " " else (metadata, tid, status)

@@ -18,7 +18,7 @@ class Journal:
     def finishing(self, oids):
         """A commit that changes `oids` (dictionary) is about to be readable.
 
-        `publish` follows, or `cancel` and `aborted`.
+        `publish` follows, or `cancel` and `aborted`.  These get what this returns.
         """
         self._revisions.changing(oids)
 
@@ -26,7 +26,7 @@ class Journal:
         """Return the entry for that commit, in its place in the log."""
         return self._log.reserve(tid, oids, origin)
 
-    def publish(self, entry):
+    def publish(self, entry, number=None):
         """The commit can be read: tell the clients."""
         try:
             self._revisions.changed(entry.oids)
@@ -38,7 +38,7 @@ class Journal:
             self._revisions.settled()
             self._log.publish(entry)
 
-    def cancel(self, entry):
+    def cancel(self, entry, number=None):
         """The commit failed; `entry` is its place, None if it had none."""
         if entry is not None:
             self._log.cancel(entry)

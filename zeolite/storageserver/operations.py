@@ -1,13 +1,31 @@
 """What can be staged, and how a storage is told of it once it is its turn.
 
-Each function takes the storage, the transaction's metadata, a dictionary to which it
+Each operation is a function that takes the storage, the transaction's metadata, a dictionary to which it
 adds the oids that it changes, and the arguments of the operation.  It returns what
 was changed besides, or None.
 """
 
-from ZODB.POSException import UndoError
+from ZODB.POSException import StorageError, UndoError
+from ZODB.utils import maxtid
 
 from .blobs import check_file
+
+
+def begin(storage, metadata, tid, status):
+    """Begin a transaction; `tid` and `status` are those of a recovered one.
+
+    Raises `StorageError` unless it can follow the last one.
+    """
+    if tid is None:
+        storage.tpc_begin(metadata)
+        return
+    last = storage.lastTransaction()
+    if not last < tid < maxtid:
+        raise StorageError(
+            f"transaction {tid.hex()} cannot be stored after {last.hex()}"
+        )
+    # Not every storage takes all of it.
+    storage.tpc_begin(metadata, tid, *() if status == " " else (status,))
 
 
 def _store(storage, metadata, oids, oid, serial, data):

@@ -5,11 +5,13 @@ what there is now.  Only it writes to the invalidation log, so commits enter tha
 the order of their tids, which is the order in which they become visible: the
 database holds its commit lock while it chooses a tid, until the commit is done.
 
-A commit of this server is visible before the server knows its tid.  What a poll has
-found meanwhile waits, so that the commit enters the log once, as its client's own.
-The commit waits in turn for the poll that puts it there behind all earlier ones.
+A commit of this server is visible before the server knows its tid, and there may be
+several such.  Where a poll has found what may be one of them it waits for those that
+were under way then, so that each enters the log once, as its client's own.  The commit
+waits in turn for the poll that puts it there behind all earlier ones.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -57,7 +59,8 @@ class Feed:
         self._done = 0  # that has ended,
         self._wanted = 0  # that is to be made at once.
         self._error = None  # Of the last poll.
-        self._is_finishing = False
+        self._numbers = itertools.count()
+        self._finishing = set()  # The numbers of commits that are about to be visible.
         self._own = {}  # tid -> (entry, number of the first poll that sees it)
         self._closed = False
         self._thread = threading.Thread(
@@ -99,35 +102,37 @@ class Feed:
             if self._error is not None:
                 raise PollFailed(describe(self._error)) from self._error
 
-    # What commits do: the methods of `Journal` of the same names.  One commit at a time.
+    # What commits do: the methods of `Journal` of the same names.
 
     def finishing(self, oids):
         """A commit is about to be visible; `publish` or `cancel` follows."""
         with self._condition:
-            self._is_finishing = True
+            number = next(self._numbers)
+            self._finishing.add(number)
+            return number
 
     def reserve(self, tid, oids, origin=None):
         """Return the entry for a commit.  It gets its place when it is published."""
         return Entry(tid, oids, origin)
 
-    def publish(self, entry):
+    def publish(self, entry, number=None):
         """Return when the commit is in the log, behind all earlier ones.
 
         Raises `ConnectionLost` if that took too long: then the connection that
         made the commit is to end, and gets to know of it like all the others.
         """
         with self._condition:
-            self._is_finishing = False
+            self._finishing.discard(number)
             self._own[entry.tid] = entry, self._started + 1
             self._want()
             if not self._wait(lambda: entry.published):
                 self._own.pop(entry.tid, None)
                 raise ConnectionLost("the database did not answer after a commit")
 
-    def cancel(self, entry):
+    def cancel(self, entry, number=None):
         """The commit failed, or nobody knows what became of it."""
         with self._condition:
-            self._is_finishing = False
+            self._finishing.discard(number)
             self._condition.notify_all()
 
     def aborted(self):
@@ -203,7 +208,7 @@ class Feed:
 
     def _enter(self, commits, is_exact, number):
         """Enter what was found into the log.  If that fails, the next poll does it."""
-        own = self._seen_own(commits, number)
+        own = self._seen_own(commits, is_exact, number)
         if own is None:
             return
         if commits is None:
@@ -220,12 +225,17 @@ class Feed:
             for tid in own:
                 self._own.pop(tid, None)
 
-    def _seen_own(self, commits, number):
+    def _seen_own(self, commits, is_exact, number):
         """Return {tid: entry} of this server's commits that a poll has seen."""
         last = max(commits or (), default=b"")
         with self._condition:
-            # A commit that has become visible may be among what was found.
-            self._condition.wait_for(lambda: self._closed or not self._is_finishing)
+            if not is_exact or not self._own.keys() >= commits.keys():
+                # Commits that have become visible may be among what was found.  Those
+                # that begin from now on are not.
+                under_way = self._finishing.copy()
+                self._condition.wait_for(
+                    lambda: self._closed or self._finishing.isdisjoint(under_way)
+                )
             if self._closed:
                 return None
             return {

@@ -8,12 +8,11 @@ from collections import deque
 import ZODB.interfaces
 import zope.interface
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import ConflictError, POSKeyError
+from ZODB.POSException import ConflictError
 from ZODB.serialize import referencesf
-from ZODB.utils import maxtid, p64, u64, z64
+from ZODB.utils import p64, u64
 
 from ..wire import messages
-from ..wire.text import text_of
 from .attendance import Attendance
 from .blobs import remove_abandoned
 from .commitlock import CommitLock
@@ -23,14 +22,12 @@ from .invalidation import InvalidationLog
 from .journal import Journal
 from .measures import COMMIT_BOUNDS, COUNTS, Histogram
 from .options import ServerOptions
+from .probe import Probe
 from .reports import LockReports
 from .revisions import Revisions, keeps_itself
 from .transactions import transactions
 
 logger = logging.getLogger(__name__)
-
-#: Seconds after which a storage that is being read for a look does not answer.
-_PROBE_PATIENCE = 2
 
 #: How many objects may have changed for a client to be told which.
 MOST_CHANGED = 1_000_000
@@ -65,6 +62,10 @@ class Served:
     #: What a client storage looks for in what it tells of changes.
     has_clients = True
 
+    #: Whether a transaction that the storage is about to finish may give the commit
+    #: lock back.  For who has it.
+    may_overlap = False
+
     def __init__(self, name, storage, options=None):
         self.name = name
         self.storage = storage
@@ -91,10 +92,10 @@ class Served:
         self._next_size = 0
         self._size_costs = deque([0, 0, 0], maxlen=3)
         self._attendance = Attendance()
-        #: From a vote's call to the end of the commit.  Who has the commit lock
-        #: writes it.
+        #: From a vote's call to the end of the commit.  `took` writes it.
         self.commit_times = Histogram(COMMIT_BOUNDS)
-        self._probe = threading.Lock()  # Held by who looks whether it can be read.
+        self._times_lock = threading.Lock()  # A leaf, for that.
+        self._probe = Probe(name, storage)
         self.helpers = Helpers(name, self.options.max_background_calls)
         self._threads = [self._thread("vote-runner", self._run_votes)]
         if self.options.transaction_timeout:
@@ -177,6 +178,11 @@ class Served:
         """Take the commit lock back from a transaction, at `now` if that is known."""
         held = self.commit_lock.release(transaction, now)
         self.reports.released(transaction, held)
+
+    def took(self, seconds):
+        """A commit has taken so long, from the call of its vote to its end."""
+        with self._times_lock:
+            self.commit_times.observe(seconds)
 
     # What sessions ask.
 
@@ -333,22 +339,7 @@ class Served:
 
     def trouble(self):
         """Return why it cannot be read, None if it can."""
-        is_connected = getattr(self.storage, "is_connected", None)
-        if is_connected is not None and not is_connected():
-            return f"storage {self.name} is not connected to its server"
-        if not self._probe.acquire(blocking=False):
-            # One thread at a time may be kept waiting, and no more.
-            if not self._probe.acquire(timeout=_PROBE_PATIENCE):
-                return f"storage {self.name} does not answer"
-        try:
-            self.storage.loadBefore(z64, maxtid)
-        except POSKeyError:
-            pass  # It is empty.
-        except Exception as error:
-            return f"storage {self.name} cannot be read: {text_of(error)}"
-        finally:
-            self._probe.release()
-        return None
+        return self._probe.trouble()
 
     # What the storage says (ZODB.interfaces.IStorageWrapper).
 

@@ -2,25 +2,23 @@
 
 What reads borrows an instance that sees all that its client was told of, so that
 nothing is answered which an invalidation before it has said to be past.  What
-writes uses one instance that belongs to whoever has the commit lock.
+writes uses one that belongs to its transaction, see `committers`.
 """
 
 import logging
 
 import zope.interface
 from ZODB.POSException import POSKeyError, StorageError, Unsupported
-from ZODB.utils import maxtid, p64, u64, z64
+from ZODB.utils import maxtid, p64, u64
 
-from ..wire.channel import ConnectionLost
-from .instances import Instance, keeps
-from .storageerrors import comes_of_trouble, describe, translated
+from .storageerrors import translated
 
 logger = logging.getLogger(__name__)
 
 #: Methods that read, and do not say anything about how.
 _READING = ("loadSerial", "undoLog", "undoInfo", "openCommittedBlobFile")
 
-#: Methods of a transaction that has begun.
+#: Methods of a transaction that has begun; the last argument is its metadata.
 _WRITING = (
     "store",
     "restore",
@@ -31,9 +29,6 @@ _WRITING = (
     "undo",
     "tpc_vote",
 )
-
-#: Those of them that have an oid and a tid, and may find a conflict.
-_CHECKING = ("store", "storeBlob")
 
 #: Later than all commits, and not what RelStorage answers from its cache.
 _NOW = p64(u64(maxtid) - 1)
@@ -51,7 +46,7 @@ class SessionStorage:
         if name in _READING and hasattr(self._served.storage, name):
             return lambda *args: self._read(name, *args)
         if name in _WRITING and hasattr(self._served.storage, name):
-            return lambda *args: self._served.committer.call(name, *args)
+            return lambda *args: self._served.committers.call(name, *args)
         raise AttributeError(name)
 
     # Reading.  Any thread of the session.
@@ -130,114 +125,21 @@ class SessionStorage:
         finally:
             storage.release()
 
-    # Writing.  Whoever has the commit lock.
+    # Writing.  What has the commit lock, or had it and is being finished.
 
     def lastTransaction(self):
-        return self._served.committer.last_transaction()
+        return self._served.committers.last_transaction()
 
     def tpc_begin(self, metadata, *args):
-        self._served.committer.begin(metadata, *args)
+        self._served.committers.begin(metadata, *args)
 
     def tpc_finish(self, metadata, callback):
-        tid = self._served.committer.finish(metadata)
+        tid = self._served.committers.finish(metadata)
         callback(tid)
         return tid
 
     def tpc_abort(self, metadata):
-        self._served.committer.abort(metadata)
-
-
-class Committer:
-    """The instance that transactions are written with, one after the other."""
-
-    def __init__(self, served):
-        self._served = served
-        self._instance = None
-        self._is_good = True
-        self._serials = {}  # Of what the transaction changes that is not new.
-
-    def last_transaction(self):
-        """Return the tid of the last commit there is."""
-        try:
-            return self._fresh().lastTransaction()
-        except Exception as error:
-            self._is_good = self._is_good and keeps(error)
-            raise translated(error, is_reading=False) from error
-
-    def begin(self, metadata, *args):
-        self._serials = {}
-        try:
-            try:
-                self._fresh().tpc_begin(metadata, *args)
-            except Exception as error:
-                if not comes_of_trouble(error):
-                    raise
-                # The connection may have been lost long ago.
-                self.close()
-                self._fresh().tpc_begin(metadata, *args)
-        except Exception as error:
-            self._is_good = self._is_good and keeps(error)
-            raise translated(error, is_reading=False) from error
-
-    def call(self, name, *args):
-        """Call a method of the storage, in a transaction that has begun."""
-        if name in _CHECKING and args[1] not in (None, z64):
-            self._serials[args[0]] = args[1]
-        try:
-            if name == "tpc_vote":
-                self._served.changes.prepare_to_resolve(
-                    self._instance.storage, self._serials
-                )
-            return getattr(self._instance.storage, name)(*args)
-        except Exception as error:
-            self._is_good = self._is_good and keeps(error)
-            raise translated(error, is_reading=False) from error
-
-    def finish(self, metadata):
-        """Commit; return the tid.
-
-        Raises `ConnectionLost` if that went wrong: as nobody knows what became of
-        the commit, the client has to find out, and that it does when it has lost
-        its connection.
-        """
-        try:
-            return self._instance.storage.tpc_finish(metadata)
-        except BaseException as error:
-            self._is_good = False
-            log = logger.warning if comes_of_trouble(error) else logger.exception
-            log(
-                "storage %s: a commit broke off: %s; its client is disconnected and "
-                "will look whether it was done",
-                self._served.name,
-                describe(error),
-            )
-            raise ConnectionLost(f"a commit broke off: {describe(error)}") from error
-
-    def abort(self, metadata):
-        if self._instance is None:
-            return
-        try:
-            self._instance.storage.tpc_abort(metadata)
-        except Exception as error:
-            self._is_good = False
-            if not comes_of_trouble(error):
-                raise
-        finally:
-            if not self._is_good:
-                self.close()
-
-    def _fresh(self):
-        if self._instance is None:
-            self._instance = Instance(self._served.storage.new_instance())
-            self._is_good = True
-        # To resolve conflicts it has to see what the client has seen.
-        self._instance.see(self._served.log, self._served.revisions)
-        return self._instance.storage
-
-    def close(self):
-        instance, self._instance = self._instance, None
-        if instance is not None:
-            instance.release()
+        self._served.committers.abort(metadata)
 
 
 class Iteration:

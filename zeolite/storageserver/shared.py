@@ -2,7 +2,7 @@
 
     sessions  -> revisions: what was read before and is current
               -> instances: what else reads borrows one for each call
-              -> committer: what has the commit lock writes with one
+              -> committers: a transaction is written with one
     feed      -> the invalidation log, from polling the database
 
 Such a storage provides `IMVCCStorage`, as RelStorage does.  Other servers may serve
@@ -22,10 +22,11 @@ from ZODB.POSException import ReadConflictError
 from ..errors import ClientDisconnected, ConfigurationError
 from .blobs import remove_abandoned
 from .changes import find_changes
+from .committers import Committers
 from .instances import Instances
 from .polling import Feed, PollFailed
 from .served import REACHABLE, Served
-from .sessionstorage import Committer, Iteration, SessionStorage, too_many
+from .sessionstorage import Iteration, SessionStorage, too_many
 from .storageerrors import translated
 
 #: How many changed objects a client is told that was away; more, and it empties its
@@ -62,7 +63,7 @@ class SharedServed(Served):
         self.instances = Instances(
             storage, self.log, self.revisions, options.storage_instances
         )
-        self.committer = Committer(self)
+        self.committers = Committers(self)
         self.feed = self.journal = Feed(
             name,
             storage,
@@ -71,7 +72,7 @@ class SharedServed(Served):
             self.revisions,
             options.poll_interval,
             self.dispatcher.wake,
-            self.instances.rest,
+            self._rest,
         )
         # Iterators have connections besides those of the instances.
         self._most_iterators = max(1, options.storage_instances // 2)
@@ -100,11 +101,19 @@ class SharedServed(Served):
         self.feed.close(patience)
 
     def _close_storage(self):
-        self.committer.close()
+        self.committers.close()
         self.instances.close()
         self.storage.close()
 
+    def _rest(self):
+        self.instances.rest()
+        self.committers.rest()
+
     # What sessions ask.
+
+    @property
+    def may_overlap(self):
+        return self.changes.tells_commits and self.committers.has_spare
 
     def instance(self, delivery):
         return SessionStorage(self, delivery)
