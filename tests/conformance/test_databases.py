@@ -6,6 +6,7 @@ storage to resolve conflicts of, so the servers run in this process.
 """
 
 import contextlib
+import glob
 import importlib
 import os
 import tempfile
@@ -17,6 +18,7 @@ import ZODB.FileStorage
 import ZODB.MappingStorage
 
 import zeolite
+from tests.support.waiting import wait_until
 
 PACKAGES = {"zeolite": zeolite, "zeo": ZEO}
 PAIRINGS = ["zeolite-zeolite", "zeo-zeolite", "zeolite-zeo"]  # client-server
@@ -107,6 +109,9 @@ class StandIns:
         self._is_starting = True
         try:
             address, stop = self._server.server(storage_conf=section)
+            # ZEO's removes its configuration file behind the start, and would not end
+            # if a quick test had removed its directory before.
+            wait_until(lambda: not glob.glob("ZEO_forker*.conf"))
             ending = self._stack.enter_context(contextlib.ExitStack())
             ending.callback(stop)
             storage = self._client.client(address)
