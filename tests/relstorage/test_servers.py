@@ -39,6 +39,14 @@ def seen(connection, name="x"):
     return connection.root().get(name)
 
 
+def waits_for_a_lock(cluster, database):
+    """Whether something does in PostgreSQL."""
+    return cluster.execute(
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        f"AND datname = '{database.name}'"
+    )
+
+
 #: For what does not depend on the history.
 with_history = pytest.mark.parametrize(
     "keep_history", [True], ids=["history"], indirect=True
@@ -197,6 +205,47 @@ class TestFailover:
         assert error.type is (CommitInDoubt if committed else ClientDisconnected)
         db.storage.ping()
         assert seen(connection) == (2 if committed else 1)
+        connection.close()
+
+    def test_commit_in_doubt_is_looked_for_at_its_server_when_it_has_ended(
+        self, cluster, database, monkeypatch
+    ):
+        """Another transaction could vote there while it is under way."""
+        from relstorage.storage import RelStorage
+
+        db = database.db(database.serve(), disconnect_poll=0.01)
+        connection = opened(db)
+        put(connection, x=1)
+        gate, finish = Gate(), RelStorage.tpc_finish
+
+        def stop_first(storage, *args):
+            monkeypatch.undo()
+            gate.stop_here()
+            return finish(storage, *args)
+
+        monkeypatch.setattr(RelStorage, "tpc_finish", stop_first)
+        errors = []
+
+        def commit():
+            try:
+                put(connection, x=2)
+            except Exception as error:
+                errors.append(error)
+
+        commits = threading.Thread(target=commit)
+        try:
+            commits.start()
+            gate.wait_until_reached()
+            db.storage._connection.link().end()
+            wait_until(lambda: waits_for_a_lock(cluster, database))
+            assert errors == []
+        finally:
+            gate.open()
+            commits.join()
+        assert [type(error) for error in errors] == [CommitInDoubt]
+        connection.transaction_manager.abort()
+        db.storage.ping()
+        assert seen(connection) == 2
         connection.close()
 
 
@@ -366,11 +415,7 @@ class TestFeatures:
             commits[0].start()
             gate.wait_until_reached()
             commits[1].start()
-            waiting = (
-                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-                f"AND datname = '{database.name}'"
-            )
-            wait_until(lambda: cluster.execute(waiting))
+            wait_until(lambda: waits_for_a_lock(cluster, database))
         finally:
             gate.open()
             for commit in commits:

@@ -6,6 +6,7 @@ which on others can see it, until a test lets it go on.
 
 import contextlib
 import logging
+import threading
 
 import pytest
 from ZODB.utils import p64
@@ -225,6 +226,34 @@ class TestCommitLock:
         slow.wait_for(finish)
         late.wait_for(vote)
         late.ask("tpc_finish", 1)
+
+    def test_timeout_is_of_who_has_it(self, serve_it, stop):
+        server = serve_it(transaction_timeout=0.05)
+        slow, hanging, reader = [server.connect() for _ in range(3)]
+        finish, gate = stop(slow, 1)
+        hanging.wait_for(begin(hanging, 2))
+        assert hanging.is_closed()
+        gate.open()
+        tids = [slow.wait_for(finish)]
+        assert told(reader) == tids
+        reader.commit(1, oids=(2,))
+
+    def test_server_that_stops_lets_the_commit_end(self, database, serve_it, stop):
+        server = serve_it()
+        slow, voted = server.connect(), server.connect()
+        finish, gate = stop(slow, 1)
+        voted.wait_for(begin(voted, 2))
+        stopping = threading.Thread(target=server.server.stop)
+        stopping.start()
+        try:
+            assert voted.is_closed()
+            gate.open()
+            tid = slow.wait_for(finish)
+        finally:
+            gate.open()
+            stopping.join()
+        assert [t for t, _ in database.commits[1:]] == [tid]
+        assert database.instances == 0
 
     def test_log_tells_how_it_ended(self, serve_it, stop, caplog):
         caplog.set_level(logging.DEBUG, "zeolite")
