@@ -203,7 +203,9 @@ def encode_error(message_id, error):
     if module == errors.__name__:
         module = _OUR_MODULE  # In a vendored copy, too.
     name = f"{module}.{type(error).__name__}"
-    for details in (error.__dict__ or error.args, (text_of(error),)):
+    # What was noted on its way, such as where pickling has stopped, is for the log.
+    state = {key: error.__dict__[key] for key in error.__dict__ if key != "__notes__"}
+    for details in (state or error.args, (text_of(error),)):
         try:
             data = _dumps((message_id, ERROR_REPLY, REPLY, (name, details)))
             _load_reply(data)
@@ -349,7 +351,8 @@ def _rebuild(name, details):
         return None
     module, _, class_name = name.rpartition(".")
     if module in ("builtins", "exceptions"):
-        return _BUILTIN_ERRORS[class_name](*details)
+        class_ = _BUILTIN_ERRORS[class_name]
+        return None if type(details) is dict else class_(*details)
     if (module, class_name) in _CLIENT_ERRORS:
         return _CLIENT_ERRORS[module, class_name](*details)
     class_ = _ERRORS.get((module, class_name))
