@@ -469,7 +469,7 @@ def test_time_of_a_recovered_transaction_is_checked_without_the_committers_insta
     (committer,) = server.served.committers._busy.values()
     instance = committer._instance.storage
     instance.poll_invalidations = lambda: polls.append(1)
-    late = TimeStamp(2100, 1, 1).raw()
+    late = TimeStamp(2100, 1, 1, 0, 0, 0.0).raw()
     client.post("tpc_begin", 1, b"", b"", {}, late, " ")
     client.post("tpc_begin", 2, b"", b"", {}, None, " ")
     client.post("restorea", p64(2), late, b"data", None, 2)

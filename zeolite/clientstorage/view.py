@@ -6,12 +6,11 @@ says takes effect in the order in which it was said.  Any thread reads it.
 
 import logging
 import threading
-import time
 
-from persistent.timestamp import TimeStamp
 from ZODB.utils import maxtid, p64, u64, z64
 
 from ..errors import ClientDisconnected, CommitInDoubt
+from ..tids import shown
 from ..wire.packed import is_id
 from .answers import are_changes_or_none, checked, known_info
 from .connection import Refused
@@ -82,7 +81,7 @@ class View:
                 self._empty(
                     tid,
                     "away for too long: the server cannot tell what has changed "
-                    f"between transactions {_shown(known)} and {_shown(tid)}",
+                    f"between transactions {shown(known)} and {shown(tid)}",
                 )
             else:
                 tid, oids = changed
@@ -93,7 +92,7 @@ class View:
                     "since transaction %s",
                     self._name,
                     len(oids),
-                    _shown(known),
+                    shown(known),
                 )
         difference = self._difference(ask, tid)
         if difference is not None:
@@ -115,8 +114,8 @@ class View:
             what = f"the cache {path}"
             remedy = f"stop this client, remove {path}, and start it again"
         return (
-            f"{what} knows transaction {_shown(known)}, but the last one of the server "
-            f"is {_shown(tid)}: it has another database, or one that was restored from "
+            f"{what} knows transaction {shown(known)}, but the last one of the server "
+            f"is {shown(tid)}: it has another database, or one that was restored from "
             f"an older copy; if it was really restored, {remedy}"
         )
 
@@ -139,7 +138,7 @@ class View:
             if found != start and found <= tid:
                 return (
                     f"the cache {self.cache.path} has object {oid.hex()} as of "
-                    f"transaction {_shown(start)}, the server as of {_shown(found)}: "
+                    f"transaction {shown(start)}, the server as of {shown(found)}: "
                     "one of them is another database, or was restored from an older copy"
                 )
         self._is_inherited = False
@@ -300,10 +299,3 @@ def _last_tid(cache):
     """Return a cache's last tid, or None; some say zeros for that, as ZEO's does."""
     tid = cache.getLastTid()
     return None if tid == z64 else tid
-
-
-def _shown(tid):
-    """Return a tid (str) for people, with its time."""
-    when = TimeStamp(tid).timeTime()
-    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
-    return f"{tid.hex()} ({text})"

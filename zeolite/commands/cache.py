@@ -6,11 +6,11 @@ The file is only read, so this can be done at any time.
 import contextlib
 import mmap
 
-from persistent.timestamp import TimeStamp
 from ZODB.utils import z64
 
 from ..clientstorage import cacheformat, cacheowner
 from ..errors import ConfigurationError
+from ..tids import shown
 
 DESCRIPTION = """\
 Show what a client's cache file has, and verify it.  The file is not changed.
@@ -90,9 +90,7 @@ def _state(data, owner):
 
 def _last_transaction(data):
     tid = cacheformat.read_tid(data)
-    if tid is None:
-        return "none"
-    return f"{tid.hex()} ({TimeStamp(tid)} UTC)"
+    return "none" if tid is None else shown(tid)
 
 
 def _verify(data, size):

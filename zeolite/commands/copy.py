@@ -4,13 +4,13 @@ import contextlib
 import os
 import time
 
-from persistent.timestamp import TimeStamp
 from ZODB.interfaces import IStorageRestoreable
 from ZODB.POSException import Unsupported
 from ZODB.utils import p64, u64, z64
 
 from ..clientstorage.copying import Copying
 from ..errors import ConfigurationError
+from ..tids import shown
 from . import CommandError, comparing, complain, copyends, servers
 from .terminal import ProgressLine, duration, plain, size
 
@@ -135,7 +135,7 @@ def _copy(source, destination, stop):
 
 def describe(tid):
     """Return a tid (bytes) as text, with its time."""
-    return "nothing" if tid == z64 else f"{tid.hex()} ({TimeStamp(tid)} UTC)"
+    return "nothing" if tid == z64 else shown(tid)
 
 
 def _check_beginning(source, destination, stop):

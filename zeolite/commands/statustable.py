@@ -2,8 +2,7 @@
 
 import time
 
-from persistent.timestamp import TimeStamp
-
+from ..tids import date_of, seconds_of
 from .statussource import COUNTERS
 from .terminal import duration, plain
 
@@ -107,7 +106,7 @@ def _rate(number):
 def _last_commit(tid):
     if not tid.strip("0"):
         return "none"
-    return str(TimeStamp(bytes.fromhex(tid))).split(".")[0]
+    return date_of(seconds_of(bytes.fromhex(tid))).split(".")[0]
 
 
 def _aligned(rows, names=2):

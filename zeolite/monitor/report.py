@@ -6,9 +6,8 @@ Times are in seconds; `since` is how long ago something began.
 import os
 import time
 
-from persistent.TimeStamp import TimeStamp
-
 from ..storageserver.measures import COUNTS, KEYS, VERIFICATIONS
+from ..tids import seconds_of
 
 _COUNTS_BUT_LOADS = [key for key in COUNTS if key != "loads"]
 
@@ -152,7 +151,7 @@ def _histogram(histogram):
 
 def _time_of(tid):
     """Return when a tid was made (seconds since 1970), None for none at all."""
-    return TimeStamp(tid).timeTime() if any(tid) else None
+    return seconds_of(tid) if any(tid) else None
 
 
 def _resident():

@@ -7,8 +7,9 @@ client can store one, although it may choose both.
 
 import time
 
-from persistent.TimeStamp import TimeStamp
 from ZODB.POSException import StorageError
+
+from ..tids import date_of, seconds_of
 
 #: Seconds that a tid may be ahead of what it follows: of the clock, or of the
 #: storage's last one.  A clock that is set to the wrong time zone is no more.
@@ -27,14 +28,12 @@ def check_tid(last_tid, tid):
     Whatever is committed later gets later tids: the database would not know any more
     what it had when, and a pack to some days ago would remove nothing.
     """
-    stamp, now = TimeStamp(tid), time.time()
-    seconds = stamp.timeTime() - AHEAD
-    if seconds > now and seconds > TimeStamp(last_tid).timeTime():
+    seconds, now = seconds_of(tid), time.time()
+    if seconds - AHEAD > max(now, seconds_of(last_tid)):
         raise StorageError(
-            f"transaction {tid.hex()} is of {stamp} (UTC), and here it is "
-            f"{TimeStamp(*time.gmtime(now)[:6])}; a server takes none that is more "
-            "than a day ahead: look at both clocks, or copy into the storage's file "
-            "while no server has it"
+            f"transaction {tid.hex()} is of {date_of(seconds)} (UTC), and here it is "
+            f"{date_of(now)}; a server takes none that is more than a day ahead: look "
+            "at both clocks, or copy into the storage's file while no server has it"
         )
 
 

@@ -7,11 +7,11 @@ from collections import deque
 
 import ZODB.interfaces
 import zope.interface
-from persistent.TimeStamp import TimeStamp
 from ZODB.POSException import ConflictError
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
+from ..tids import seconds_of
 from ..wire import messages
 from .attendance import Attendance
 from .blobs import remove_abandoned
@@ -299,7 +299,7 @@ class Served:
             if changed:
                 return "upstream", (last_tid, list(changed[1]))
         age = self.options.invalidation_age
-        if age is None or time.time() - TimeStamp(tid).timeTime() > age:
+        if age is None or time.time() - seconds_of(tid) > age:
             return "too_old", None
         if not hasattr(self.storage, "iterator"):
             return "too_old", None
