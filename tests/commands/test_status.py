@@ -84,6 +84,17 @@ def test_what_is_no_server(kind, run):
     assert err.startswith(f"zeolite: {text(address)}: ") and err.count("\n") == 1
 
 
+GOOD = {
+    **dict.fromkeys(
+        "loads stores commits aborts conflicts conflicts_resolved "
+        "connections active_txns waiting".split(),
+        0,
+    ),
+    "lock_time": None,
+    "last-transaction": "0" * 16,
+}
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -92,6 +103,10 @@ def test_what_is_no_server(kind, run):
         b'{"1": {}}',
         b'{"1": 5}',
         b"[" * 100_000,
+        *(
+            json.dumps({"1": {**GOOD, **wrong}}).encode()
+            for wrong in ({"last-transaction": "abcd"}, {"waiting": None})
+        ),
     ],
 )
 def test_answer_that_makes_no_sense(answer, run):
@@ -104,16 +119,7 @@ def test_answer_that_makes_no_sense(answer, run):
 
 
 def test_names_cannot_write_on_the_terminal(run):
-    good = {
-        **dict.fromkeys(
-            "loads stores commits aborts conflicts conflicts_resolved "
-            "connections active_txns waiting".split(),
-            0,
-        ),
-        "lock_time": None,
-        "last-transaction": "0" * 16,
-    }
-    answer = json.dumps({"\x1b[2Jx\n": good}).encode()
+    answer = json.dumps({"\x1b[2Jx\n": GOOD}).encode()
     frames = b"\0\0\0\2Z5" + len(answer).to_bytes(4, "big") + answer
     with deadservers.greeting(frames) as address:
         status, out, _ = run("status", text(address))

@@ -143,7 +143,8 @@ def _storages(data):
             for key in (*COUNTERS, *LEVELS):
                 if not isinstance(status[key], int):
                     raise ValueError(f"{key} is no number")
-            bytes.fromhex(status["last-transaction"])
+            if len(bytes.fromhex(status["last-transaction"])) != 8:
+                raise ValueError("last-transaction is no tid")
             if not isinstance(status["lock_time"], int | float | None):
                 raise ValueError("lock_time is no number")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
