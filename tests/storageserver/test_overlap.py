@@ -169,7 +169,7 @@ class TestCommitLock:
             assert slow.is_closed()
         tids = [voted.ask("tpc_finish", 1), voted.commit(2, oids=(1,))]
         assert told(reader) == tids
-        assert not server.served.committers._busy
+        wait_until(lambda: not server.served.committers._busy)
 
     def test_client_that_leaves_has_committed(self, serve_it, stop, database):
         server = serve_it()

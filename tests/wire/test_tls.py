@@ -100,7 +100,8 @@ class TestRecords:
         record = bytearray(peer.records(b"hello"))
         record[-1] ^= 1
         peer.socket.sendall(record)
-        with pytest.raises(TLSFailed, match="bad"):
+        # OpenSSL's words for it depend on its version.
+        with pytest.raises(TLSFailed, match=r"bad|record layer failure"):
             channel.receive(soon())
 
 
