@@ -57,6 +57,7 @@ def test_server_settings(serve, conf):
         ("idle_transaction_timeout", "0", 0),
         ("max_iterators", "5", 5),
         ("max_background_calls", "4", 4),
+        ("busy_polling", "false", False),
         ("storage_instances", "3", 3),
         ("storage_cache_size", "1MB", 2**20),
         ("poll_interval", "0.25", 0.25),

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from tests.support import certificates
+from tests.support.waiting import wait_until
 from zeolite.wire.channel import ConnectionLost, PeerSilent, PlainChannel
 from zeolite.wire.tls import TLSChannel
 
@@ -105,6 +106,38 @@ def test_send_and_receive(pair):
     assert far.receive() == b"hello"
     far.send(b"hi")
     assert near.receive() == b"hi"
+
+
+def test_what_has_come_can_be_received_without_waiting(pair):
+    near, far = pair
+    near.send(b"hello")
+    wait_until(far.has_come)
+    assert far.receive() == b"hello"
+    assert not far.has_come()
+    sender = threading.Thread(target=near.send, args=(DATA,))
+    sender.start()
+    size = 0
+    while size < len(DATA):
+        wait_until(far.has_come)
+        size += len(far.receive())
+    sender.join()
+    assert not far.has_come()
+
+
+def test_the_rest_of_what_was_received_in_part_has_come(pair):
+    near, far = pair
+    near.send(b"x" * 100)
+    assert far.receive_into(memoryview(bytearray(40)), 20) == 40
+    assert far.has_come()
+    assert far.receive() == b"x" * 60
+
+
+@pytest.mark.parametrize("who", ["itself", "peer"])
+def test_an_end_has_come(pair, who):
+    near, far = pair
+    {"itself": far, "peer": near}[who].shutdown()
+    wait_until(far.has_come)
+    assert far.receive() == b""
 
 
 def test_large_data_in_both_directions_at_once(pair):

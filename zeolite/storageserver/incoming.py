@@ -9,6 +9,7 @@ import time
 from ..errors import ProtocolError
 from ..wire.chunks import begins_chunk
 from ..wire.frames import STRANGER_LIMIT, FrameReader
+from .busypolling import BusyPolling, Receiver
 from .unfinished import Unfinished
 
 #: How a client begins that speaks TLS.  As the size of a frame it is too large.
@@ -19,12 +20,14 @@ class Incoming:
     """The receiving side of a session's channel, for the session's own thread.
 
     While it waits, the session's delivery is idle.  `unfinished` is the server's
-    `Unfinished`, None for one without a limit.
+    `Unfinished`, None for one without a limit, and `polling` its `BusyPolling`, None
+    for none.
     """
 
-    def __init__(self, session, channel, options, unfinished=None):
+    def __init__(self, session, channel, options, unfinished=None, polling=None):
         self._session = session
         self._channel = channel
+        self._receiver = Receiver(channel, polling or BusyPolling(False))
         self._options = options
         self._delivery = session.delivery
         self._frames = FrameReader(options.max_register_size, self._find_buffer)
@@ -67,7 +70,7 @@ class Incoming:
             else:
                 if self._has_unfinished:
                     self._tell_unfinished(0)
-                received = self._channel.receive(self.deadline)
+                received = self._receiver.receive(self.deadline)
                 self._frames.feed(received)
             self._delivery.wake()
             if not received:

@@ -11,6 +11,7 @@ import time
 from ..wire.channel import PlainChannel
 from ..wire.tls import TLSChannel
 from .admission import Admission
+from .busypolling import BusyPolling
 from .session import Session
 from .unfinished import Unfinished
 
@@ -36,6 +37,7 @@ class Listener:
         self._options = options
         self._log = log
         self._unfinished = Unfinished(options.max_unfinished_size)
+        self._polling = BusyPolling(options.busy_polling)
         self.tls = tls
         self._lock = threading.Lock()  # Guards `_sessions` and `_stopped`.
         self._sessions = {}
@@ -95,7 +97,13 @@ class Listener:
         is_local = _host(address) is None
         name = "a local process" if is_local else f"{address[0]}:{address[1]}"
         session = Session(
-            channel, name, self._storages, self._options, self._log, self._unfinished
+            channel,
+            name,
+            self._storages,
+            self._options,
+            self._log,
+            self._unfinished,
+            self._polling,
         )
         with self._lock:
             if self._stopped:

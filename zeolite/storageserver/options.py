@@ -38,6 +38,10 @@ class ServerOptions:
     #: Seconds from asking such a database for others' commits to asking again.
     poll_interval: float = 0.5
 
+    #: Look for the next message of a client that talks alone, and quickly, for a moment
+    #: before waiting for it in the system.
+    busy_polling: bool = True
+
     #: Seconds of silence after which the system asks a TCP client for a sign of
     #: life; after twice the time without one the client is cut off.  0: the
     #: system's own, much longer times.

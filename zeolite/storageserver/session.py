@@ -54,10 +54,12 @@ class Session:
     `end`, `stop` and `respond` may be called by any thread.
     """
 
-    def __init__(self, channel, address, storages, options, log, unfinished=None):
+    def __init__(
+        self, channel, address, storages, options, log, unfinished=None, polling=None
+    ):
         """`storages` maps names to `Served`; `address` is for the `SparseLog`.
 
-        `unfinished` is the server's `Unfinished`.
+        `unfinished` and `polling` are the server's, for `Incoming`.
         """
         self._channel = channel
         self._address = address
@@ -68,7 +70,7 @@ class Session:
         self._reason = None
         self._stopping = False
         self.delivery = Delivery(channel, self._delivery_failed)
-        self._incoming = Incoming(self, channel, options, unfinished)
+        self._incoming = Incoming(self, channel, options, unfinished, polling)
         self.served = None
         self.storage = None
         #: Its `loadBefore`, with the server's cache.

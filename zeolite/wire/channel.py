@@ -50,6 +50,7 @@ class PlainChannel:
     def __init__(self, sock, stall_timeout, keep_alive=0):
         self._socket = sock
         self._stall_timeout = stall_timeout
+        self._arrivals = None
         self._rest = b""
         self._is_waiting = False
         #: What the kernel has given and taken in all.
@@ -124,6 +125,16 @@ class PlainChannel:
             raise ConnectionLost(error.strerror or str(error)) from error
         self.bytes_received += len(received)
         return received
+
+    def has_come(self):
+        """Whether there is something to `receive`, or its end, without waiting for it.
+
+        For the thread that receives.
+        """
+        if self._arrivals is None:
+            self._arrivals = select.poll()
+            self._arrivals.register(self._socket, select.POLLIN)
+        return bool(self._arrivals.poll(0))
 
     def receive_into(self, room, silence):
         """Fill `room` (memoryview) with the next bytes; return how many these are.

@@ -190,6 +190,10 @@ class TLSChannel(PlainChannel):
             data = self._take(received) if received else b""
         return data
 
+    def has_come(self):
+        """As in `PlainChannel`; what has come may be less than a record."""
+        return self._has_more or super().has_come()
+
     def receive_into(self, room, silence):
         """As in `PlainChannel`; raises `TLSFailed` for what is no proper TLS."""
         done = 0
