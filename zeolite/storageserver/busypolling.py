@@ -83,14 +83,18 @@ class Trials:
     """Finds out whether waits are shorter for who looks, and goes on finding out.
 
     A trial is some waits asleep and as many with looking, and what was better is done
-    for a term, which is longer each time that looking was not.
+    for a term.  A trial may err, so looking gets another chance soon, and a later one
+    each time that it was not better.
     """
 
     #: How many waits are compared.
     SIZE = 32
 
-    #: How many waits are between two trials, at least and at most.
-    TERMS = 2_000, 32_000
+    #: For how many waits looking is done.
+    TERM = 2_000
+
+    #: For how many it is not done, at least and at most.
+    BREAKS = 250, 32_000
 
     #: How much less of the time looking has to take.
     LESS = 0.85
@@ -98,7 +102,6 @@ class Trials:
     def __init__(self):
         #: Whether to look.
         self.looks = False
-        self._term, _ = self.TERMS
         self._seconds = 0.0
         self._steps = self._run()
         self._left = next(self._steps)
@@ -112,13 +115,18 @@ class Trials:
 
     def _run(self):
         """Set `looks` and yield for how many waits that holds, again and again."""
-        least, most = self.TERMS
+        least, most = self.BREAKS
+        pause = least
         while True:
             asleep = yield from self._try(False)
             looking = yield from self._try(True)
             self.looks = looking < asleep * self.LESS
-            yield self._term
-            self._term = least if self.looks else min(self._term * 2, most)
+            if self.looks:
+                pause = least
+                yield self.TERM
+            else:
+                yield pause
+                pause = min(pause * 2, most)
 
     def _try(self, looks):
         self.looks = looks
