@@ -1,12 +1,15 @@
 """Servers are killed and PostgreSQL crashes while everybody commits.
 
 Three servers, six processes of clients, and two programs that use RelStorage without
-a server; in the slow one PostgreSQL also ends some connections now and then.  Sums are right and pairs are equal in every read, and nothing that was
-acknowledged is lost or done twice.  `ZEOLITE_STORM_SECONDS` and `ZEOLITE_STORM_SEED`
-set how long the slow one takes, and how it goes.  `ZEOLITE_STORM_OPTIONS` (JSON) has
-other numbers: {"servers": 0, "clients": 0, "plain": 4} are programs with RelStorage
-alone, and "cache_local_mb" is the size of their caches.  With such a cache RelStorage
-4.3.0 reads sums that are wrong, see `alone`, so they have none.
+a server; in the slow one PostgreSQL also ends some connections now and then.  Sums are
+right and pairs are equal in every read, and nothing that was acknowledged is lost or
+done twice.  What a program with RelStorage counts as "in doubt" is any error of the
+database, while it is away as quickly as they come.  `ZEOLITE_STORM_SECONDS` and
+`ZEOLITE_STORM_SEED` set how long the slow one takes, and how it goes.
+`ZEOLITE_STORM_OPTIONS` (JSON) has other numbers: {"servers": 0, "clients": 0,
+"plain": 4} are programs with RelStorage alone, and "cache_local_mb" is the size of
+their caches.  With such a cache RelStorage 4.3.0 reads sums that are wrong, see
+`alone`, so they have none.
 """
 
 import collections

@@ -185,3 +185,4 @@ class TestWhoHasJustCome:
         client = server.connect()
         client.ask("ping")
         assert client.invalidations() == tids
+        assert client.tid < tids[0]  # None of them was past when it came.
